@@ -1,0 +1,268 @@
+// The backend of the CPU: splits each operation into chunks for the thread pool and calls the kernel table on them.
+#include <algorithm>
+#include <cmath>
+#include <new>
+
+#include "backend/backend.h"
+#include "base/thread_pool.h"
+#include "kernels/kernels.h"
+
+namespace lora_edge {
+namespace {
+
+// A chunk of a matrix-vector product: long enough (2-4 µs of memory time) to dwarf claiming it (0.1 µs), short enough
+// that a token has dozens, so that a thread which lost its core holds up little.
+constexpr size_t kVectorChunkBytes = 48 * 1024;
+constexpr int kMatrixChunkOutputs = 32;  // of a matrix-matrix product: W's part stays in the L1 cache for all rows
+constexpr int kRowChunk = 8;
+// Below this, A·x costs less than a region of its own.
+constexpr size_t kSerialLowRankBytes = 64 * 1024;
+
+struct AlignedFree {
+  void operator()(uint8_t* p) const { ::operator delete(p, std::align_val_t{64}); }
+};
+
+// Grows and is never shrunk; contents are lost on growth.
+class Buffer {
+ public:
+  template <class T>
+  T* get(size_t n) {
+    const size_t bytes = n * sizeof(T);
+    if (bytes > size_) {
+      data_.reset();
+      size_ = 0;
+      data_.reset(static_cast<uint8_t*>(::operator new(bytes, std::align_val_t{64})));
+      size_ = bytes;
+    }
+    return reinterpret_cast<T*>(data_.get());
+  }
+  size_t size() const { return size_; }
+
+ private:
+  std::unique_ptr<uint8_t, AlignedFree> data_;
+  size_t size_ = 0;
+};
+
+// One adapter's part in one linear for the rows of one group: u = scale · A·x lies in columns [u0, u0 + r) of the u rows.
+struct LowRankPart {
+  int linear;
+  RowGroup group;
+  const LoraWeight* weight;
+  float scale;
+  int u0;
+};
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(int threads) : table_(active_table()), pool_(threads) {
+    scratch_.get<uint8_t>(static_cast<size_t>(pool_.size()) * kScratchBytes);
+  }
+
+  int threads() const override { return pool_.size(); }
+  size_t n_bytes() const override { return scratch_.size() + xq_.size() + xd_.size() + u_.size() + y_.size(); }
+
+  void embed(const Weight& w, int id, const int* tokens, const std::vector<RowGroup>& groups, int m, float* x) override {
+    const size_t stride = row_bytes(w.type, static_cast<size_t>(w.k));
+    for (int i = 0; i < m; ++i)
+      table_.dequantize[int(w.type)](w.data + static_cast<size_t>(tokens[i]) * stride, x + size_t(i) * w.k, w.k);
+    for (const RowGroup& group : groups) {
+      for (const ActiveAdapter& active : *group.adapters) {
+        const LoraWeight& lora = active.adapter->at(id);
+        if (lora.r == 0 || active.weight == 0.0f) continue;
+        float* u = u_.get<float>(static_cast<size_t>(lora.r));
+        const size_t a_stride = row_bytes(lora.a_type, static_cast<size_t>(lora.r));
+        const float scale = lora.scale * active.weight;
+        for (int i = group.begin; i < group.end; ++i) {
+          table_.dequantize[int(lora.a_type)](lora.a.data() + static_cast<size_t>(tokens[i]) * a_stride, u, lora.r);
+          for (int t = 0; t < lora.r; ++t) u[t] *= scale;
+          table_.lowrank[int(lora.bt_type)](
+              {lora.bt.data(), w.k, lora.r, 1, u, size_t(lora.r), x + size_t(i) * w.k, size_t(w.k), 0, w.k});
+        }
+      }
+    }
+  }
+
+  void rms_norm(const float* x, const float* w, float eps, int m, int n, float* out) override {
+    for_rows(m, [&](int i) { table_.rms_norm(x + size_t(i) * n, w, eps, n, out + size_t(i) * n); });
+  }
+
+  void linear(const std::vector<Linear>& linears, const float* x, int m, const std::vector<RowGroup>& groups) override {
+    const int k = linears[0].weight->k;
+    const bool quantised = std::any_of(linears.begin(), linears.end(),
+                                       [](const Linear& l) { return l.weight->type == DType::q8_0; });
+    const int n_blocks = k / kBlock;
+    int8_t* xq = quantised ? xq_.get<int8_t>(size_t(m) * k) : nullptr;
+    float* xd = quantised ? xd_.get<float>(size_t(m) * n_blocks) : nullptr;
+    if (quantised)
+      for_rows(m, [&](int i) { table_.quantize_q8(x + size_t(i) * k, xq + size_t(i) * k, xd + size_t(i) * n_blocks, k); });
+
+    int ldu = 0;
+    const std::vector<LowRankPart> parts = low_rank_parts(linears, groups, &ldu);
+    float* u = parts.empty() ? nullptr : u_.get<float>(size_t(m) * ldu);
+    if (!parts.empty()) low_rank_inputs(parts, x, k, u, ldu);
+
+    // Accumulating linears are made in a buffer of their own and added chunk by chunk.
+    size_t extra = 0;
+    for (const Linear& l : linears) extra += l.accumulate ? size_t(m) * l.weight->n : 0;
+    float* own = y_.get<float>(extra);
+
+    chunks_.clear();
+    for (size_t i = 0; i < linears.size(); ++i) {
+      const Weight& w = *linears[i].weight;
+      const size_t stride = row_bytes(w.type, size_t(k));
+      int step = kMatrixChunkOutputs;
+      if (m < 4) step = std::max(16, int(kVectorChunkBytes / std::max<size_t>(stride, 1)) / 16 * 16);
+      float* y = linears[i].accumulate ? own : linears[i].y;
+      if (linears[i].accumulate) own += size_t(m) * w.n;
+      for (int n0 = 0; n0 < w.n; n0 += step) chunks_.push_back({int(i), n0, std::min(n0 + step, w.n), y});
+    }
+    pool_.run(int(chunks_.size()), [&](int c, int thread) {
+      const Chunk& chunk = chunks_[size_t(c)];
+      const Linear& l = linears[size_t(chunk.linear)];
+      const Weight& w = *l.weight;
+      const size_t n = size_t(w.n);
+      const int width = chunk.n1 - chunk.n0;
+      table_.matmul[int(w.type)]({w.data, row_bytes(w.type, size_t(k)), k, m, x, size_t(k), xq, xd, chunk.y, n, chunk.n0,
+                                  chunk.n1, scratch(thread)});
+      if (w.bias)
+        for (int i = 0; i < m; ++i) table_.add(chunk.y + i * n + chunk.n0, w.bias + chunk.n0, width);
+      for (const LowRankPart& p : parts) {
+        if (p.linear != chunk.linear) continue;
+        table_.lowrank[int(p.weight->bt_type)]({p.weight->bt.data(), w.n, p.weight->r, p.group.end - p.group.begin,
+                                                u + size_t(p.group.begin) * ldu + p.u0, size_t(ldu),
+                                                chunk.y + size_t(p.group.begin) * n, n, chunk.n0, chunk.n1});
+      }
+      if (l.accumulate)
+        for (int i = 0; i < m; ++i) table_.add(l.y + i * n + chunk.n0, chunk.y + i * n + chunk.n0, width);
+    });
+  }
+
+  void rope_store(const Config& c, const KvLayout& kv, int layer, const std::vector<RowPlace>& rows, float* q, float* k,
+                  const float* v, const float* q_norm, const float* k_norm, const float* cos, const float* sin) override {
+    const int hd = c.head_dim;
+    for_rows(int(rows.size()), [&](int i) {
+      const float* row_cos = cos + size_t(i) * (c.n_rot / 2);
+      const float* row_sin = sin + size_t(i) * (c.n_rot / 2);
+      for (int h = 0; h < c.n_head; ++h) {
+        float* head = q + size_t(i) * c.q_dim() + h * hd;
+        if (q_norm) table_.rms_norm(head, q_norm, c.rms_eps, hd, head);
+        table_.rope(head, row_cos, row_sin, c.n_rot, c.rope_interleaved);
+      }
+      uint8_t* page = rows[size_t(i)].kv->page(rows[size_t(i)].position);
+      const size_t slot = size_t(rows[size_t(i)].position % kPagePositions) * size_t(hd) * kv.element;
+      for (int h = 0; h < c.n_head_kv; ++h) {
+        float* head = k + size_t(i) * c.kv_dim() + h * hd;
+        if (k_norm) table_.rms_norm(head, k_norm, c.rms_eps, hd, head);
+        table_.rope(head, row_cos, row_sin, c.n_rot, c.rope_interleaved);
+        store(head, page + kv.offset(layer, h, false) + slot, hd, kv.type);
+        store(v + size_t(i) * c.kv_dim() + h * hd, page + kv.offset(layer, h, true) + slot, hd, kv.type);
+      }
+    });
+  }
+
+  void attention(const Config& c, const KvLayout& kv, int layer, const std::vector<RowPlace>& rows, const float* q,
+                 float* out) override {
+    const int group = c.n_head / c.n_head_kv;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+    pool_.run(int(rows.size()) * c.n_head_kv, [&](int task, int) {
+      const int i = task / c.n_head_kv, h = task % c.n_head_kv;
+      const size_t at = size_t(i) * c.q_dim() + size_t(h) * group * c.head_dim;
+      table_.attention[int(kv.type)]({q + at, group, c.head_dim, rows[size_t(i)].kv->pages(), kv.offset(layer, h, false),
+                                      kv.offset(layer, h, true), rows[size_t(i)].position + 1, scale, out + at});
+    });
+  }
+
+  void swiglu(float* gate, const float* up, int m, int n) override {
+    for_rows(m, [&](int i) { table_.swiglu(gate + size_t(i) * n, up + size_t(i) * n, gate + size_t(i) * n, n); });
+  }
+
+ private:
+  struct Chunk {
+    int linear, n0, n1;
+    float* y;
+  };
+
+  template <class Fn>
+  void for_rows(int m, Fn&& fn) {
+    if (m <= kRowChunk) {
+      for (int i = 0; i < m; ++i) fn(i);
+      return;
+    }
+    pool_.run((m + kRowChunk - 1) / kRowChunk, [&](int c, int) {
+      for (int i = c * kRowChunk; i < std::min(m, (c + 1) * kRowChunk); ++i) fn(i);
+    });
+  }
+
+  std::vector<LowRankPart> low_rank_parts(const std::vector<Linear>& linears, const std::vector<RowGroup>& groups, int* ldu) {
+    std::vector<LowRankPart> parts;
+    for (const RowGroup& group : groups) {
+      int u0 = 0;
+      for (size_t l = 0; l < linears.size(); ++l) {
+        for (const ActiveAdapter& active : *group.adapters) {
+          const LoraWeight& weight = active.adapter->at(linears[l].id);
+          if (weight.r == 0 || active.weight == 0.0f) continue;
+          parts.push_back({int(l), group, &weight, weight.scale * active.weight, u0});
+          u0 += weight.r;
+        }
+      }
+      *ldu = std::max(*ldu, u0);
+    }
+    return parts;
+  }
+
+  // u = scale · A·x for all parts, with x as it is (not quantised).
+  void low_rank_inputs(const std::vector<LowRankPart>& parts, const float* x, int k, float* u, int ldu) {
+    const auto make = [&](const LowRankPart& p, int begin, int end, int r0, int r1, int thread) {
+      float* out = u + size_t(begin) * ldu + p.u0;
+      table_.matmul[int(p.weight->a_type)]({p.weight->a.data(), row_bytes(p.weight->a_type, size_t(k)), k, end - begin,
+                                            x + size_t(begin) * k, size_t(k), nullptr, nullptr, out, size_t(ldu), r0, r1,
+                                            scratch(thread)});
+      for (int i = 0; i < end - begin; ++i)
+        for (int t = r0; t < r1; ++t) out[size_t(i) * ldu + t] *= p.scale;
+    };
+    size_t bytes = 0;
+    tasks_.clear();
+    for (const LowRankPart& p : parts) {
+      bytes += p.weight->a.size();
+      for (int i = p.group.begin; i < p.group.end; i += kRowChunk)
+        for (int t = 0; t < p.weight->r; t += 8)
+          tasks_.push_back({&p, i, std::min(i + kRowChunk, p.group.end), t, std::min(t + 8, p.weight->r)});
+    }
+    const auto run = [&](int c, int thread) {
+      const LowRankTask& task = tasks_[size_t(c)];
+      make(*task.part, task.begin, task.end, task.r0, task.r1, thread);
+    };
+    if (bytes < kSerialLowRankBytes && parts.back().group.end <= kRowChunk) {
+      for (size_t c = 0; c < tasks_.size(); ++c) run(int(c), 0);
+    } else {
+      pool_.run(int(tasks_.size()), run);
+    }
+  }
+
+  void store(const float* x, uint8_t* out, int n, DType type) {
+    if (type == DType::f32) {
+      std::memcpy(out, x, size_t(n) * 4);
+    } else {
+      table_.f32_to_f16(x, reinterpret_cast<uint16_t*>(out), n);
+    }
+  }
+
+  void* scratch(int thread) { return scratch_.get<uint8_t>(0) + size_t(thread) * kScratchBytes; }
+
+  struct LowRankTask {
+    const LowRankPart* part;
+    int begin, end, r0, r1;
+  };
+
+  const Table& table_;
+  ThreadPool pool_;
+  Buffer scratch_, xq_, xd_, u_, y_;
+  std::vector<Chunk> chunks_;
+  std::vector<LowRankTask> tasks_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cpu_backend(int threads) { return std::make_unique<CpuBackend>(threads); }
+
+}  // namespace lora_edge

@@ -1,0 +1,334 @@
+// Kernels for the Advanced SIMD of every aarch64 CPU: float weights, attention and row operations.
+#include "kernels/arm/neon_common.h"
+
+namespace lora_edge::neon {
+
+void install_q8(Table&);
+
+namespace {
+
+// dot16's lanes 0-3, 4-7, 8-11 and 12-15, summed in its order.
+inline float reduce16(const float32x4_t* acc) {
+  const float32x4_t four = vaddq_f32(vaddq_f32(acc[0], acc[2]), vaddq_f32(acc[1], acc[3]));
+  const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+  return vget_lane_f32(vpadd_f32(two, two), 0);
+}
+
+inline float32x4_t exp_poly(float32x4_t x) {
+  const float32x4_t low = vdupq_n_f32(-87.0f), high = vdupq_n_f32(88.0f);
+  x = vbslq_f32(vcgtq_f32(x, low), x, low);  // also NaN
+  x = vbslq_f32(vcltq_f32(x, high), x, high);
+  const float32x4_t n = vrndnq_f32(vmulq_n_f32(x, 1.44269504088896341f));
+  float32x4_t r = vfmaq_n_f32(x, n, -0.693359375f);
+  r = vfmaq_n_f32(r, n, 2.12194440e-4f);
+  float32x4_t p = vdupq_n_f32(1.9875691500e-4f);
+  p = vfmaq_f32(vdupq_n_f32(1.3981999507e-3f), p, r);
+  p = vfmaq_f32(vdupq_n_f32(8.3334519073e-3f), p, r);
+  p = vfmaq_f32(vdupq_n_f32(4.1665795894e-2f), p, r);
+  p = vfmaq_f32(vdupq_n_f32(1.6666665459e-1f), p, r);
+  p = vfmaq_f32(vdupq_n_f32(5.0000001201e-1f), p, r);
+  p = vaddq_f32(vfmaq_f32(r, p, vmulq_f32(r, r)), vdupq_n_f32(1.0f));
+  const int32x4_t power = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23);
+  return vmulq_f32(p, vreinterpretq_f32_s32(power));
+}
+
+// ---- float weights ----
+
+// The last `rest` < 16 elements and the sum. By value and out of line, so that a tile's accumulators stay in registers.
+template <DType type>
+__attribute__((noinline)) float dot_rest(float32x4_t a0, float32x4_t a1, float32x4_t a2, float32x4_t a3,
+                                         const uint8_t* w, const float* x, int rest) {
+  float32x4_t acc[4] = {a0, a1, a2, a3};
+  for (int quad = 0; 4 * quad < rest; ++quad) {
+    const int at = 4 * quad, live = rest - at;
+    const float32x4_t sum =
+        vfmaq_f32(acc[quad], load_some<type>(w + at * kSize<type>, live), load_some<DType::f32>(x + at, live));
+    acc[quad] = vbslq_f32(lanes_below(live), sum, acc[quad]);  // the others keep even a zero's sign
+  }
+  return reduce16(acc);
+}
+
+// Loops over a tile are unrolled by pragma where GCC would otherwise keep the accumulators in memory.
+// R outputs × C rows: y[c][r] = dot16(w[r], x[c]). 4·R·C accumulators, and R + C registers for the four lanes in hand:
+// 4 × 1 for one row takes 21 of the 32 registers, 2 × 3 for many takes 29 and does 6 multiply-adds per 5 loads.
+template <DType type, int R, int C>
+void dot_tile(const MatmulArgs& a, int i, int j) {
+  const uint8_t* w[R];
+  const float* x[C];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) w[r] = static_cast<const uint8_t*>(a.w) + (j + r) * a.w_stride;
+  for (int c = 0; c < C; ++c) x[c] = a.x + (i + c) * a.ldx;
+  float32x4_t acc[R][C][4];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c)
+      for (int quad = 0; quad < 4; ++quad) acc[r][c][quad] = vdupq_n_f32(0.0f);
+  const size_t k = a.k;
+  size_t e = 0;
+  for (; e + 16 <= k; e += 16) {
+#pragma GCC unroll 4
+    for (int quad = 0; quad < 4; ++quad) {
+      float32x4_t xv[C];
+      for (int c = 0; c < C; ++c) xv[c] = vld1q_f32(x[c] + e + 4 * quad);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const float32x4_t wv = load4<type>(w[r] + (e + 4 * quad) * kSize<type>);
+        for (int c = 0; c < C; ++c) acc[r][c][quad] = vfmaq_f32(acc[r][c][quad], wv, xv[c]);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+      const float32x4_t* s = acc[r][c];
+      a.y[(i + c) * a.ldy + j + r] =
+          dot_rest<type>(s[0], s[1], s[2], s[3], w[r] + e * kSize<type>, x[c] + e, static_cast<int>(k - e));
+    }
+}
+
+template <DType type, int R>
+void dot_rows(const MatmulArgs& a, int first, int last, int j) {
+  int i = first;
+  for (; i + 3 <= last; i += 3) dot_tile<type, R, 3>(a, i, j);
+  if (last - i == 2) dot_tile<type, R, 2>(a, i, j);
+  if (last - i == 1) dot_tile<type, R, 1>(a, i, j);
+}
+
+template <DType type>
+void matmul(const MatmulArgs& a) {
+  if (a.m == 1) {
+    int j = a.n0;
+    for (; j + 4 <= a.n1; j += 4) dot_tile<type, 4, 1>(a, 0, j);
+    for (; j < a.n1; ++j) dot_tile<type, 1, 1>(a, 0, j);
+    return;
+  }
+  const int panel = panel_rows(a.k * sizeof(float), 3);
+  for (int first = 0; first < a.m; first += panel) {
+    const int last = first + panel < a.m ? first + panel : a.m;
+    int j = a.n0;
+    for (; j + 2 <= a.n1; j += 2) dot_rows<type, 2>(a, first, last, j);
+    if (j < a.n1) dot_rows<type, 1>(a, first, last, j);
+  }
+}
+
+// ---- low-rank update ----
+
+// V·4 columns × C rows of y stay in registers over all of r. 8 × 1 hides a multiply-add's latency, 4 × 4 shares loads.
+// The last vector holds `live` columns.
+template <DType type, int V, int C>
+void lowrank_tile(const LowRankArgs& a, int i, int j, int live) {
+  const uint8_t* bt = static_cast<const uint8_t*>(a.bt) + j * kSize<type>;
+  const float* u = a.u + i * a.ldu;
+  float* y = a.y + i * a.ldy + j;
+  float32x4_t acc[C][V];
+  for (int c = 0; c < C; ++c)
+    for (int v = 0; v < V; ++v) acc[c][v] = load_some<DType::f32>(y + c * a.ldy + 4 * v, v + 1 < V ? 4 : live);
+  for (int t = 0; t < a.r; ++t, bt += a.n * kSize<type>) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      const float32x4_t b = load_some<type>(bt + 4 * v * kSize<type>, v + 1 < V ? 4 : live);
+      for (int c = 0; c < C; ++c) acc[c][v] = vfmaq_n_f32(acc[c][v], b, u[c * a.ldu + t]);
+    }
+  }
+  for (int c = 0; c < C; ++c)
+    for (int v = 0; v < V; ++v) store_some(y + c * a.ldy + 4 * v, acc[c][v], v + 1 < V ? 4 : live);
+}
+
+template <DType type, int C>
+void lowrank_rows(const LowRankArgs& a, int i) {
+  constexpr int V = C == 1 ? 8 : 4;
+  int j = a.n0;
+  for (; j + 4 * V <= a.n1; j += 4 * V) lowrank_tile<type, V, C>(a, i, j, 4);
+  for (; j < a.n1; j += 4) lowrank_tile<type, 1, C>(a, i, j, a.n1 - j);
+}
+
+template <DType type>
+void lowrank(const LowRankArgs& a) {
+  int i = 0;
+  for (; i + 4 <= a.m; i += 4) lowrank_rows<type, 4>(a, i);
+  if (a.m - i == 3) lowrank_rows<type, 3>(a, i);
+  if (a.m - i == 2) lowrank_rows<type, 2>(a, i);
+  if (a.m - i == 1) lowrank_rows<type, 1>(a, i);
+}
+
+// ---- attention ----
+
+// Σ exp(x - max) in dot16's lanes and order; the terms go to `terms` unless it is null. Lanes past the end add 0 to a
+// sum that is >= 0, which leaves its bits.
+inline float exp_sum(const float* x, float max, int n, float* terms) {
+  float32x4_t acc[4] = {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f), vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};
+  for (int i = 0; i < n; i += 16) {
+#pragma GCC unroll 4
+    for (int quad = 0; quad < 4; ++quad) {
+      const int at = i + 4 * quad, live = n - at;
+      if (live > 0) {
+        const float32x4_t term = exp_poly(vsubq_f32(load_some<DType::f32>(x + at, live), vdupq_n_f32(max)));
+        if (terms) store_some(terms + at, term, live);
+        const uint32x4_t kept = vandq_u32(vreinterpretq_u32_f32(term), lanes_below(live));
+        acc[quad] = vaddq_f32(acc[quad], vreinterpretq_f32_u32(kept));
+      }
+    }
+  }
+  return reduce16(acc);
+}
+
+float sum_exp(const float* x, float max, int n) { return exp_sum(x, max, n, nullptr); }
+
+inline void multiply(float* x, float by, int n) {
+  for (int i = 0; i < n; ++i) x[i] *= by;
+}
+
+// Up to kHeads heads share each load of K and V: the scores are a matmul with K, the output a low-rank update by V.
+constexpr int kHeads = 8;
+
+template <DType type>
+void attention_heads(const AttentionArgs& a, int first_head, int heads) {
+  float p[kHeads][kPagePositions];
+  float max[kHeads], sum[kHeads] = {};
+  float* out = a.out + static_cast<size_t>(first_head) * a.d;
+  for (int h = 0; h < heads; ++h) max[h] = -__builtin_inff();
+  for (int i = 0; i < heads * a.d; ++i) out[i] = 0.0f;
+
+  MatmulArgs scores{};
+  scores.w_stride = a.d * kSize<type>;
+  scores.k = a.d;
+  scores.m = heads;
+  scores.x = a.q + static_cast<size_t>(first_head) * a.d;
+  scores.ldx = a.d;
+  scores.y = p[0];
+  scores.ldy = kPagePositions;
+  LowRankArgs mix{};
+  mix.n = mix.n1 = a.d;
+  mix.m = heads;
+  mix.u = p[0];
+  mix.ldu = kPagePositions;
+  mix.y = out;
+  mix.ldy = a.d;
+  for (int first = 0; first < a.n_pos; first += kPagePositions) {
+    const uint8_t* page = a.pages[first / kPagePositions];
+    const int count = a.n_pos - first < kPagePositions ? a.n_pos - first : kPagePositions;
+    scores.w = page + a.k_offset;
+    scores.n1 = count;
+    matmul<type>(scores);
+    for (int h = 0; h < heads; ++h) {
+      multiply(p[h], a.scale, count);
+      float new_max = max[h];
+      for (int j = 0; j < count; ++j) new_max = p[h][j] > new_max ? p[h][j] : new_max;
+      const float page_sum = exp_sum(p[h], new_max, count, p[h]);
+      if (first) {
+        const float keep = vgetq_lane_f32(exp_poly(vdupq_n_f32(max[h] - new_max)), 0);
+        sum[h] = __builtin_fmaf(sum[h], keep, page_sum);
+        multiply(out + h * a.d, keep, a.d);
+      } else {
+        sum[h] = page_sum;
+      }
+      max[h] = new_max;
+    }
+    mix.bt = page + a.v_offset;
+    mix.r = count;
+    lowrank<type>(mix);
+  }
+  for (int h = 0; h < heads; ++h) multiply(out + h * a.d, 1.0f / sum[h], a.d);
+}
+
+template <DType type>
+void attention(const AttentionArgs& a) {
+  for (int h = 0; h < a.group; h += kHeads) attention_heads<type>(a, h, a.group - h < kHeads ? a.group - h : kHeads);
+}
+
+// ---- rows ----
+
+template <DType type>
+void dequantize(const void* w, float* out, int k) {
+  const uint8_t* from = static_cast<const uint8_t*>(w);
+  for (int i = 0; i < k; i += 4) store_some(out + i, load_some<type>(from + i * kSize<type>, k - i), k - i);
+}
+
+void f32_to_f16(const float* x, uint16_t* out, int n) {
+  int i = 0;
+  for (; i + 4 <= n; i += 4) vst1_u16(out + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
+  uint16_t four[4];
+  vst1_u16(four, vreinterpret_u16_f16(vcvt_f16_f32(load_some<DType::f32>(x + i, n - i))));
+  for (int l = 0; i + l < n; ++l) out[i + l] = four[l];
+}
+
+void add(float* y, const float* x, int n) {
+  for (int i = 0; i < n; ++i) y[i] += x[i];
+}
+
+void rms_norm(const float* x, const float* w, float eps, int n, float* out) {
+  float square = 0.0f;
+  MatmulArgs self{};
+  self.w = self.x = x;
+  self.k = n;
+  self.y = &square;
+  dot_tile<DType::f32, 1, 1>(self, 0, 0);
+  const float mean = square / static_cast<float>(n);
+  const float scale = 1.0f / vget_lane_f32(vsqrt_f32(vdup_n_f32(mean + eps)), 0);
+  for (int i = 0; i < n; ++i) out[i] = x[i] * scale * w[i];
+}
+
+void swiglu(const float* gate, const float* up, float* out, int n) {
+  for (int i = 0; i < n; i += 4) {
+    const float32x4_t g = load_some<DType::f32>(gate + i, n - i), u = load_some<DType::f32>(up + i, n - i);
+    const float32x4_t below = vaddq_f32(vdupq_n_f32(1.0f), exp_poly(vnegq_f32(g)));
+    store_some(out + i, vmulq_f32(vdivq_f32(g, below), u), n - i);
+  }
+}
+
+void rope(float* x, const float* cos, const float* sin, int n_rot, bool interleaved) {
+  const int half = n_rot / 2;
+  int i = 0;
+  for (; i + 4 <= half; i += 4) {
+    const float32x4_t c = vld1q_f32(cos + i), s = vld1q_f32(sin + i);
+    float32x4x2_t pair;
+    if (interleaved)
+      pair = vld2q_f32(x + 2 * i);
+    else
+      pair = {{vld1q_f32(x + i), vld1q_f32(x + i + half)}};
+    const float32x4_t e = pair.val[0], o = pair.val[1];
+    pair.val[0] = vfmaq_f32(vnegq_f32(vmulq_f32(o, s)), e, c);
+    pair.val[1] = vfmaq_f32(vmulq_f32(o, c), e, s);
+    if (interleaved) {
+      vst2q_f32(x + 2 * i, pair);
+    } else {
+      vst1q_f32(x + i, pair.val[0]);
+      vst1q_f32(x + i + half, pair.val[1]);
+    }
+  }
+  for (; i < half; ++i) {
+    float& even = x[interleaved ? 2 * i : i];
+    float& odd = x[interleaved ? 2 * i + 1 : i + half];
+    const float e = even, o = odd;
+    even = __builtin_fmaf(e, cos[i], -(o * sin[i]));
+    odd = __builtin_fmaf(e, sin[i], o * cos[i]);
+  }
+}
+
+template <DType type>
+void install_type(Table& t) {
+  t.matmul[static_cast<int>(type)] = matmul<type>;
+  t.dequantize[static_cast<int>(type)] = dequantize<type>;
+  t.lowrank[static_cast<int>(type)] = lowrank<type>;
+  if constexpr (type != DType::bf16) t.attention[static_cast<int>(type)] = attention<type>;
+}
+
+}  // namespace
+
+void install(Table& t) {
+  t.name = "neon";
+  install_type<DType::f32>(t);
+  install_type<DType::f16>(t);
+  install_type<DType::bf16>(t);
+  install_q8(t);
+  t.f32_to_f16 = f32_to_f16;
+  t.add = add;
+  t.rms_norm = rms_norm;
+  t.swiglu = swiglu;
+  t.rope = rope;
+  t.sum_exp = sum_exp;
+}
+
+}  // namespace lora_edge::neon

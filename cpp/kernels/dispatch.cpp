@@ -1,0 +1,89 @@
+// Chooses a kernel table for this CPU. A table is a copy of the one below it, overwritten by its install().
+#include <cstdlib>
+#include <string>
+
+#include "base/error.h"
+#include "kernels/kernels.h"
+
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
+namespace lora_edge {
+namespace {
+
+const Table& ref_table() {
+  static const Table table = [] {
+    Table t{};
+    ref::install(t);
+    return t;
+  }();
+  return table;
+}
+
+#if defined(__x86_64__) && defined(LORA_EDGE_HAVE_AVX2)
+const Table& avx2_table() {
+  static const Table table = [] {
+    Table t = ref_table();
+    avx2::install(t);
+    return t;
+  }();
+  return table;
+}
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+#endif
+
+#if defined(__aarch64__)
+const Table& neon_table() {
+  static const Table table = [] {
+    Table t = ref_table();
+    neon::install(t);
+    return t;
+  }();
+  return table;
+}
+#endif
+
+const Table& choose_table() {
+  int count = 0;
+  const TableInfo* tables = all_tables(&count);
+  const char* forced = std::getenv("LORA_EDGE_ISA");
+  if (!forced || !*forced) {
+    int best = 0;
+    for (int i = 0; i < count; ++i)
+      if (tables[i].runs_here) best = i;
+    return tables[best].get();
+  }
+  std::string known;
+  for (int i = 0; i < count; ++i) {
+    if (!tables[i].runs_here) continue;
+    if (std::string(forced) == tables[i].name) return tables[i].get();
+    known += concat(known.empty() ? "" : ", ", tables[i].name);
+  }
+  fail_input("LORA_EDGE_ISA=", forced, " can't run here; those that can: ", known);
+}
+
+}  // namespace
+
+const TableInfo* all_tables(int* count) {
+  static const TableInfo tables[] = {
+      {"ref", true, ref_table},
+#if defined(__x86_64__) && defined(LORA_EDGE_HAVE_AVX2)
+      {"avx2", has_avx2(), avx2_table},
+#endif
+#if defined(__aarch64__)
+      {"neon", true, neon_table},  // Advanced SIMD is part of the aarch64 baseline
+#endif
+  };
+  *count = static_cast<int>(sizeof(tables) / sizeof(tables[0]));
+  return tables;
+}
+
+const Table& active_table() {
+  static const Table& table = choose_table();
+  return table;
+}
+
+}  // namespace lora_edge

@@ -1,0 +1,214 @@
+// The specification of every kernel, in plain loops. See kernels.h for the order of each sum.
+#include <cmath>
+
+#include "kernels/kernels.h"
+
+namespace lora_edge::ref {
+namespace {
+
+constexpr int kLanes = 16;
+
+float reduce16(float* lane) {
+  for (int half = 8; half >= 1; half /= 2)
+    for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
+  return lane[0];
+}
+
+template <DType type>
+float load(const void* w, size_t i) {
+  if constexpr (type == DType::f32) return static_cast<const float*>(w)[i];
+  const uint16_t h = static_cast<const uint16_t*>(w)[i];
+  return type == DType::f16 ? f16_to_f32(h) : bf16_to_f32(h);
+}
+
+template <DType type>
+float dot16(const void* w, const float* x, int k) {
+  float lane[kLanes] = {};
+  for (int i = 0; i < k; ++i) lane[i % kLanes] = std::fmaf(load<type>(w, i), x[i], lane[i % kLanes]);
+  return reduce16(lane);
+}
+
+template <DType type>
+void matmul(const MatmulArgs& a) {
+  for (int i = 0; i < a.m; ++i)
+    for (int j = a.n0; j < a.n1; ++j)
+      a.y[i * a.ldy + j] = dot16<type>(static_cast<const uint8_t*>(a.w) + j * a.w_stride, a.x + i * a.ldx, a.k);
+}
+
+void matmul_q8(const MatmulArgs& a) {
+  const int blocks = a.k / kBlock;
+  for (int i = 0; i < a.m; ++i) {
+    const int8_t* xq = a.xq + static_cast<size_t>(i) * a.k;
+    const float* xd = a.xd + static_cast<size_t>(i) * blocks;
+    for (int j = a.n0; j < a.n1; ++j) {
+      const uint8_t* row = static_cast<const uint8_t*>(a.w) + j * a.w_stride;
+      float acc = 0.0f;
+      for (int b = 0; b < blocks; ++b) {
+        BlockQ8_0 block;
+        std::memcpy(&block, row + b * sizeof(block), sizeof(block));
+        int dot = 0;
+        for (int e = 0; e < kBlock; ++e) dot += block.qs[e] * xq[b * kBlock + e];
+        acc = std::fmaf(f16_to_f32(block.d) * xd[b], static_cast<float>(dot), acc);
+      }
+      a.y[i * a.ldy + j] = acc;
+    }
+  }
+}
+
+template <DType type>
+void dequantize(const void* w, float* out, int k) {
+  for (int i = 0; i < k; ++i) out[i] = load<type>(w, i);
+}
+
+void dequantize_q8(const void* w, float* out, int k) {
+  for (int b = 0; b < k / kBlock; ++b) {
+    BlockQ8_0 block;
+    std::memcpy(&block, static_cast<const uint8_t*>(w) + b * sizeof(block), sizeof(block));
+    for (int e = 0; e < kBlock; ++e) out[b * kBlock + e] = f16_to_f32(block.d) * block.qs[e];
+  }
+}
+
+template <DType type>
+void lowrank(const LowRankArgs& a) {
+  for (int i = 0; i < a.m; ++i)
+    for (int t = 0; t < a.r; ++t)
+      for (int j = a.n0; j < a.n1; ++j) {
+        float& y = a.y[i * a.ldy + j];
+        y = std::fmaf(a.u[i * a.ldu + t], load<type>(a.bt, static_cast<size_t>(t) * a.n + j), y);
+      }
+}
+
+// exp(x) = 2^n · p(r), n = round(x / ln 2), |r| <= ln 2 / 2, p by Cephes' expf; relative error below 2e-7.
+float exp_poly(float x) {
+  x = x > -87.0f ? x : -87.0f;  // also NaN
+  x = x < 88.0f ? x : 88.0f;
+  const float n = std::nearbyintf(x * 1.44269504088896341f);
+  float r = std::fmaf(n, -0.693359375f, x);
+  r = std::fmaf(n, 2.12194440e-4f, r);
+  float p = 1.9875691500e-4f;
+  p = std::fmaf(p, r, 1.3981999507e-3f);
+  p = std::fmaf(p, r, 8.3334519073e-3f);
+  p = std::fmaf(p, r, 4.1665795894e-2f);
+  p = std::fmaf(p, r, 1.6666665459e-1f);
+  p = std::fmaf(p, r, 5.0000001201e-1f);
+  p = std::fmaf(p, r * r, r) + 1.0f;
+  return p * bits_to_f32(static_cast<uint32_t>(static_cast<int>(n) + 127) << 23);
+}
+
+float sum_exp(const float* x, float max, int n) {
+  float lane[kLanes] = {};
+  for (int i = 0; i < n; ++i) lane[i % kLanes] += exp_poly(x[i] - max);
+  return reduce16(lane);
+}
+
+template <DType type>
+void attention(const AttentionArgs& a) {
+  constexpr size_t size = type == DType::f32 ? 4 : 2;
+  for (int g = 0; g < a.group; ++g) {
+    const float* q = a.q + g * a.d;
+    float* out = a.out + g * a.d;
+    float max = 0.0f, sum = 0.0f;
+    for (int d = 0; d < a.d; ++d) out[d] = 0.0f;
+    for (int first = 0; first < a.n_pos; first += kPagePositions) {
+      const uint8_t* page = a.pages[first / kPagePositions];
+      const int count = a.n_pos - first < kPagePositions ? a.n_pos - first : kPagePositions;
+      float p[kPagePositions];
+      float new_max = first ? max : -INFINITY;
+      for (int j = 0; j < count; ++j) {
+        p[j] = dot16<type>(page + a.k_offset + j * a.d * size, q, a.d) * a.scale;
+        new_max = p[j] > new_max ? p[j] : new_max;
+      }
+      const float keep = first ? exp_poly(max - new_max) : 0.0f;
+      float lane[kLanes] = {};
+      for (int j = 0; j < count; ++j) {
+        p[j] = exp_poly(p[j] - new_max);
+        lane[j % kLanes] += p[j];
+      }
+      sum = std::fmaf(sum, keep, reduce16(lane));
+      for (int d = 0; d < a.d; ++d) out[d] *= keep;
+      for (int j = 0; j < count; ++j)
+        for (int d = 0; d < a.d; ++d)
+          out[d] = std::fmaf(p[j], load<type>(page + a.v_offset, static_cast<size_t>(j) * a.d + d), out[d]);
+      max = new_max;
+    }
+    const float scale = 1.0f / sum;
+    for (int d = 0; d < a.d; ++d) out[d] *= scale;
+  }
+}
+
+void quantize_q8(const float* x, int8_t* q, float* d, int k) {
+  for (int b = 0; b < k / kBlock; ++b) {
+    float max = 0.0f;
+    for (int e = 0; e < kBlock; ++e) {
+      const float abs = std::fabs(x[b * kBlock + e]);
+      max = abs > max ? abs : max;
+    }
+    d[b] = max / 127.0f;
+    const float inverse = d[b] != 0.0f ? 1.0f / d[b] : 0.0f;
+    for (int e = 0; e < kBlock; ++e) {
+      float v = std::nearbyintf(x[b * kBlock + e] * inverse);  // above 127 only where 1/d lost all precision
+      v = v > 127.0f ? 127.0f : v;
+      v = v > -127.0f ? v : -127.0f;  // also NaN
+      q[b * kBlock + e] = static_cast<int8_t>(v);
+    }
+  }
+}
+
+void to_f16(const float* x, uint16_t* out, int n) {
+  for (int i = 0; i < n; ++i) out[i] = f32_to_f16(x[i]);
+}
+
+void add(float* y, const float* x, int n) {
+  for (int i = 0; i < n; ++i) y[i] += x[i];
+}
+
+void rms_norm(const float* x, const float* w, float eps, int n, float* out) {
+  const float mean = dot16<DType::f32>(x, x, n) / static_cast<float>(n);
+  const float scale = 1.0f / std::sqrt(mean + eps);
+  for (int i = 0; i < n; ++i) out[i] = x[i] * scale * w[i];
+}
+
+void swiglu(const float* gate, const float* up, float* out, int n) {
+  for (int i = 0; i < n; ++i) out[i] = gate[i] / (1.0f + exp_poly(-gate[i])) * up[i];
+}
+
+void rope(float* x, const float* cos, const float* sin, int n_rot, bool interleaved) {
+  const int half = n_rot / 2;
+  for (int i = 0; i < half; ++i) {
+    float& even = x[interleaved ? 2 * i : i];
+    float& odd = x[interleaved ? 2 * i + 1 : i + half];
+    const float e = even, o = odd;
+    even = std::fmaf(e, cos[i], -(o * sin[i]));
+    odd = std::fmaf(e, sin[i], o * cos[i]);
+  }
+}
+
+}  // namespace
+
+void install(Table& t) {
+  t.name = "ref";
+  t.matmul[0] = matmul<DType::f32>;
+  t.matmul[1] = matmul<DType::f16>;
+  t.matmul[2] = matmul<DType::bf16>;
+  t.matmul[3] = matmul_q8;
+  t.dequantize[0] = dequantize<DType::f32>;
+  t.dequantize[1] = dequantize<DType::f16>;
+  t.dequantize[2] = dequantize<DType::bf16>;
+  t.dequantize[3] = dequantize_q8;
+  t.lowrank[0] = lowrank<DType::f32>;
+  t.lowrank[1] = lowrank<DType::f16>;
+  t.lowrank[2] = lowrank<DType::bf16>;
+  t.lowrank[3] = nullptr;
+  t.attention[0] = attention<DType::f32>;
+  t.attention[1] = attention<DType::f16>;
+  t.attention[2] = t.attention[3] = nullptr;
+  t.quantize_q8 = quantize_q8;
+  t.f32_to_f16 = to_f16;
+  t.add = add;
+  t.rms_norm = rms_norm;
+  t.swiglu = swiglu;
+  t.rope = rope;
+  t.sum_exp = sum_exp;
+}
+
+}  // namespace lora_edge::ref

@@ -1,0 +1,313 @@
+// The AVX2 + FMA + F16C table: floats of any type here, Q8_0 in avx2_q8.cpp.
+#include "kernels/x86/avx2_common.h"
+
+namespace lora_edge::avx2 {
+
+void install_q8(Table&);
+
+namespace {
+
+// A matrix as matmul and attention see it: rows `stride` bytes apart.
+struct Rows {
+  const uint8_t* w;
+  size_t stride;
+};
+
+// y[t · ldy + r] = row r · x[t], kRows x kTokens dot products at once: each has two registers of sums (dot16's 16
+// lanes). 2 x 3 fill 16 registers: 12 sums, 3 of x and 1 of w. 4 x 1 still hide the latency of an FMA.
+template <DType type, int kRows, int kTokens>
+void dot_tile(Rows rows, const float* x, size_t ldx, int k, float* y, size_t ldy) {
+  __m256 sum[2][kRows][kTokens] = {};
+  const auto step = [&](const uint8_t* w, size_t w_stride, const float* in, size_t in_stride) {
+    for (int h = 0; h < 2; ++h) {
+      __m256 xt[kTokens];
+      for (int t = 0; t < kTokens; ++t) xt[t] = _mm256_loadu_ps(in + static_cast<size_t>(t) * in_stride + h * kLanes);
+      for (int r = 0; r < kRows; ++r) {
+        const uint8_t* p = w + static_cast<size_t>(r) * w_stride + static_cast<size_t>(h) * kLanes * kSize<type>;
+        const __m256 wr = load8<type>(p);
+        for (int t = 0; t < kTokens; ++t) sum[h][r][t] = _mm256_fmadd_ps(wr, xt[t], sum[h][r][t]);
+      }
+    }
+  };
+  int i = 0;
+  for (; i + 2 * kLanes <= k; i += 2 * kLanes)
+    step(rows.w + static_cast<size_t>(i) * kSize<type>, rows.stride, x + i, ldx);
+  if (i < k) {  // a sum of -0 must stay: missing elements are w = 0, x = -0
+    alignas(32) uint8_t w_tail[kRows][2 * kLanes * kSize<type>] = {};
+    alignas(32) float x_tail[kTokens][2 * kLanes];
+    const size_t left = static_cast<size_t>(k - i);
+    for (int r = 0; r < kRows; ++r)
+      std::memcpy(w_tail[r], rows.w + static_cast<size_t>(r) * rows.stride + static_cast<size_t>(i) * kSize<type>,
+                  left * kSize<type>);
+    for (int t = 0; t < kTokens; ++t) {
+      for (int l = 0; l < 2; ++l) _mm256_store_ps(x_tail[t] + l * kLanes, _mm256_set1_ps(-0.0f));
+      std::memcpy(x_tail[t], x + static_cast<size_t>(t) * ldx + i, left * sizeof(float));
+    }
+    step(w_tail[0], sizeof(w_tail[0]), x_tail[0], 2 * kLanes);
+  }
+#pragma GCC unroll 4  // else GCC keeps the sums in memory
+  for (int t = 0; t < kTokens; ++t)
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r)
+      y[static_cast<size_t>(t) * ldy + static_cast<size_t>(r)] = reduce16(sum[0][r][t], sum[1][r][t]);
+}
+
+// y[i · ldy + j] = row j · x[i]. 4 rows stay in L1 while all tokens pass.
+template <DType type>
+void dots(Rows rows, int n, const float* x, size_t ldx, int m, int k, float* y, size_t ldy) {
+  const auto at = [&](int j) { return Rows{rows.w + static_cast<size_t>(j) * rows.stride, rows.stride}; };
+  for (int j = 0; j < n;) {
+    const bool four = j + 4 <= n;
+    int i = 0;
+    for (; i + 3 <= m; i += 3) {
+      const float* xi = x + static_cast<size_t>(i) * ldx;
+      float* yi = y + static_cast<size_t>(i) * ldy + j;
+      if (four) {
+        dot_tile<type, 2, 3>(at(j), xi, ldx, k, yi, ldy);
+        dot_tile<type, 2, 3>(at(j + 2), xi, ldx, k, yi + 2, ldy);
+      } else {
+        dot_tile<type, 1, 3>(at(j), xi, ldx, k, yi, ldy);
+      }
+    }
+    for (; i < m; ++i) {
+      const float* xi = x + static_cast<size_t>(i) * ldx;
+      float* yi = y + static_cast<size_t>(i) * ldy + j;
+      if (four)
+        dot_tile<type, 4, 1>(at(j), xi, ldx, k, yi, ldy);
+      else
+        dot_tile<type, 1, 1>(at(j), xi, ldx, k, yi, ldy);
+    }
+    j += four ? 4 : 1;
+  }
+}
+
+template <DType type>
+void matmul(const MatmulArgs& a) {
+  const Rows rows{static_cast<const uint8_t*>(a.w) + static_cast<size_t>(a.n0) * a.w_stride, a.w_stride};
+  dots<type>(rows, a.n1 - a.n0, a.x, a.ldx, a.m, a.k, a.y + a.n0, a.ldy);
+}
+
+// y[i · ldy + j] += Σ_t u[i · ldu + t] · b[t · n + j] over `count` <= 8 · kVectors columns from b and y; t in order.
+template <DType type, int kTokens, int kVectors, bool kPart>
+void update_tile(const uint8_t* b, size_t n, int r, const float* u, size_t ldu, float* y, size_t ldy, int count) {
+  const __m256i mask = lane_mask(count);
+  __m256 acc[kTokens][kVectors];
+  for (int i = 0; i < kTokens; ++i)
+    for (int v = 0; v < kVectors; ++v) {
+      const float* p = y + static_cast<size_t>(i) * ldy + v * kLanes;
+      acc[i][v] = kPart ? _mm256_maskload_ps(p, mask) : _mm256_loadu_ps(p);
+    }
+  for (int t = 0; t < r; ++t) {
+    const uint8_t* row = b + static_cast<size_t>(t) * n * kSize<type>;
+    __m256 ut[kTokens];
+    for (int i = 0; i < kTokens; ++i)
+      ut[i] = _mm256_set1_ps(u[static_cast<size_t>(i) * ldu + static_cast<size_t>(t)]);
+    for (int v = 0; v < kVectors; ++v) {
+      const __m256 w =
+          kPart ? load_part<type>(row, count) : load8<type>(row + static_cast<size_t>(v) * kLanes * kSize<type>);
+      for (int i = 0; i < kTokens; ++i) acc[i][v] = _mm256_fmadd_ps(ut[i], w, acc[i][v]);
+    }
+  }
+  for (int i = 0; i < kTokens; ++i)
+    for (int v = 0; v < kVectors; ++v) {
+      float* p = y + static_cast<size_t>(i) * ldy + v * kLanes;
+      if (kPart)
+        _mm256_maskstore_ps(p, mask, acc[i][v]);
+      else
+        _mm256_storeu_ps(p, acc[i][v]);
+    }
+}
+
+// kTokens rows of y over n columns. 1 x 8 sums hide the latency of an FMA; 3 x 4, with 3 of u and 1 of b, fill 16
+// registers.
+template <DType type, int kTokens>
+void update_rows(const uint8_t* b, size_t ldb, int n, int r, const float* u, size_t ldu, float* y, size_t ldy) {
+  constexpr int kVectors = kTokens == 1 ? 8 : 4;
+  int j = 0;
+  const auto at = [&] { return b + static_cast<size_t>(j) * kSize<type>; };
+  for (; j + kVectors * kLanes <= n; j += kVectors * kLanes)
+    update_tile<type, kTokens, kVectors, false>(at(), ldb, r, u, ldu, y + j, ldy, 0);
+  for (; j + kLanes <= n; j += kLanes) update_tile<type, kTokens, 1, false>(at(), ldb, r, u, ldu, y + j, ldy, 0);
+  if (j < n) update_tile<type, kTokens, 1, true>(at(), ldb, r, u, ldu, y + j, ldy, n - j);
+}
+
+template <DType type>
+void updates(const uint8_t* b, size_t ldb, int n, int r, const float* u, size_t ldu, int m, float* y, size_t ldy) {
+  int i = 0;
+  for (; i + 3 <= m; i += 3)
+    update_rows<type, 3>(b, ldb, n, r, u + static_cast<size_t>(i) * ldu, ldu, y + static_cast<size_t>(i) * ldy, ldy);
+  for (; i < m; ++i)
+    update_rows<type, 1>(b, ldb, n, r, u + static_cast<size_t>(i) * ldu, ldu, y + static_cast<size_t>(i) * ldy, ldy);
+}
+
+template <DType type>
+void lowrank(const LowRankArgs& a) {
+  const uint8_t* b = static_cast<const uint8_t*>(a.bt) + static_cast<size_t>(a.n0) * kSize<type>;
+  updates<type>(b, static_cast<size_t>(a.n), a.n1 - a.n0, a.r, a.u, a.ldu, a.m, a.y + a.n0, a.ldy);
+}
+
+template <DType type>
+void dequantize(const void* w, float* out, int k) {
+  const uint8_t* p = static_cast<const uint8_t*>(w);
+  int i = 0;
+  for (; i + kLanes <= k; i += kLanes) _mm256_storeu_ps(out + i, load8<type>(p + static_cast<size_t>(i) * kSize<type>));
+  if (i < k)
+    _mm256_maskstore_ps(out + i, lane_mask(k - i), load_part<type>(p + static_cast<size_t>(i) * kSize<type>, k - i));
+}
+
+// Adds Σ exp(x - max) in dot16's lanes, and calls keep(i, lanes, exponentials).
+template <class Keep>
+float exp_sum(const float* x, float max, int n, Keep keep) {
+  const __m256 m = _mm256_set1_ps(max);
+  __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+  each8(n, [&](int i, auto lanes) {
+    const __m256 e = exp8(_mm256_sub_ps(lanes.load(x + i), m));
+    keep(i, lanes, e);
+    __m256& s = sum[i / kLanes % 2];  // a missing lane adds +0 to a sum that is never -0
+    s = _mm256_add_ps(s, lanes.select(e, _mm256_setzero_ps()));
+  });
+  return reduce16(sum[0], sum[1]);
+}
+
+float sum_exp(const float* x, float max, int n) {
+  return exp_sum(x, max, n, [](int, auto, __m256) {});
+}
+
+void scale_row(float* x, float by, int n) {
+  const __m256 s = _mm256_set1_ps(by);
+  each8(n, [&](int i, auto lanes) { lanes.store(x + i, _mm256_mul_ps(lanes.load(x + i), s)); });
+}
+
+// Scales x and returns the largest of it and `max`. The operand order passes over NaN, as ref.cpp does.
+float scale_and_max(float* x, float by, int n, float max) {
+  const __m256 s = _mm256_set1_ps(by);
+  __m256 best = _mm256_set1_ps(max);
+  each8(n, [&](int i, auto lanes) {
+    const __m256 v = _mm256_mul_ps(lanes.load(x + i), s);
+    lanes.store(x + i, v);
+    best = _mm256_max_ps(lanes.select(v, best), best);
+  });
+  return max8(best);
+}
+
+// Up to kGroup query heads at once. In each page the scores are a matmul with K, and the values a low-rank update by V.
+constexpr int kGroup = 12;
+template <DType type>
+void attention_group(const AttentionArgs& a, const float* q, int group, float* out) {
+  alignas(32) float p[kGroup][kPagePositions];
+  float max[kGroup], sum[kGroup];
+  const size_t d = static_cast<size_t>(a.d);
+  std::memset(out, 0, static_cast<size_t>(group) * d * sizeof(float));
+  for (int first = 0; first < a.n_pos; first += kPagePositions) {
+    const uint8_t* page = a.pages[first / kPagePositions];
+    const int count = a.n_pos - first < kPagePositions ? a.n_pos - first : kPagePositions;
+    dots<type>(Rows{page + a.k_offset, d * kSize<type>}, count, q, d, group, a.d, p[0], kPagePositions);
+    for (int g = 0; g < group; ++g) {
+      const float new_max = scale_and_max(p[g], a.scale, count, first ? max[g] : -__builtin_inff());
+      const float keep = first ? _mm256_cvtss_f32(exp8(_mm256_set1_ps(max[g] - new_max))) : 0.0f;
+      const float page_sum =
+          exp_sum(p[g], new_max, count, [&](int i, auto lanes, __m256 e) { lanes.store(p[g] + i, e); });
+      sum[g] = __builtin_fmaf(first ? sum[g] : 0.0f, keep, page_sum);
+      scale_row(out + static_cast<size_t>(g) * d, keep, a.d);
+      max[g] = new_max;
+    }
+    updates<type>(page + a.v_offset, d, a.d, count, p[0], kPagePositions, group, out, d);
+  }
+  for (int g = 0; g < group; ++g) scale_row(out + static_cast<size_t>(g) * d, 1.0f / sum[g], a.d);
+}
+
+template <DType type>
+void attention(const AttentionArgs& a) {
+  for (int g = 0; g < a.group; g += kGroup) {
+    const size_t offset = static_cast<size_t>(g) * static_cast<size_t>(a.d);
+    attention_group<type>(a, a.q + offset, a.group - g < kGroup ? a.group - g : kGroup, a.out + offset);
+  }
+}
+
+void f32_to_f16(const float* x, uint16_t* out, int n) {
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i),
+                     _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+  for (; i < n; ++i) out[i] = _cvtss_sh(x[i], _MM_FROUND_TO_NEAREST_INT);
+}
+
+void add(float* y, const float* x, int n) {
+  each8(n, [&](int i, auto lanes) { lanes.store(y + i, _mm256_add_ps(lanes.load(y + i), lanes.load(x + i))); });
+}
+
+void rms_norm(const float* x, const float* w, float eps, int n, float* out) {
+  float square;
+  dot_tile<DType::f32, 1, 1>(Rows{reinterpret_cast<const uint8_t*>(x), 0}, x, 0, n, &square, 0);
+  const __m128 mean = _mm_set_ss(square / static_cast<float>(n) + eps);
+  const __m256 scale = _mm256_set1_ps(1.0f / _mm_cvtss_f32(_mm_sqrt_ss(mean)));
+  each8(n, [&](int i, auto lanes) {
+    lanes.store(out + i, _mm256_mul_ps(_mm256_mul_ps(lanes.load(x + i), scale), lanes.load(w + i)));
+  });
+}
+
+void swiglu(const float* gate, const float* up, float* out, int n) {
+  each8(n, [&](int i, auto lanes) {
+    const __m256 g = lanes.load(gate + i);
+    const __m256 e = exp8(_mm256_xor_ps(g, _mm256_set1_ps(-0.0f)));
+    const __m256 silu = _mm256_div_ps(g, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
+    lanes.store(out + i, _mm256_mul_ps(silu, lanes.load(up + i)));
+  });
+}
+
+// Rotates lanes (even, odd) by (c, s).
+struct Pair {
+  __m256 even, odd;
+};
+inline Pair rotate(Pair x, __m256 c, __m256 s) {
+  return {_mm256_fmsub_ps(x.even, c, _mm256_mul_ps(x.odd, s)), _mm256_fmadd_ps(x.even, s, _mm256_mul_ps(x.odd, c))};
+}
+
+void rope(float* x, const float* cos, const float* sin, int n_rot, bool interleaved) {
+  const int half = n_rot / 2;
+  each8(half, [&](int i, auto lanes) {
+    const __m256 c = lanes.load(cos + i), s = lanes.load(sin + i);
+    if (!interleaved) {
+      float *even = x + i, *odd = x + half + i;
+      const Pair y = rotate({lanes.load(even), lanes.load(odd)}, c, s);
+      lanes.store(even, y.even);
+      lanes.store(odd, y.odd);
+      return;
+    }
+    float *first = x + 2 * i, *second = first + kLanes;
+    const int left = n_rot - 2 * i;
+    const __m256 a = load_lanes(first, left), b = load_lanes(second, left - kLanes);
+    // The shuffles leave pairs 0 1 4 5 | 2 3 6 7; the angles follow them.
+    const __m256i order = _mm256_setr_epi32(0, 1, 4, 5, 2, 3, 6, 7);
+    const Pair y = rotate({_mm256_shuffle_ps(a, b, 0x88), _mm256_shuffle_ps(a, b, 0xdd)},
+                          _mm256_permutevar8x32_ps(c, order), _mm256_permutevar8x32_ps(s, order));
+    store_lanes(first, _mm256_unpacklo_ps(y.even, y.odd), left);
+    store_lanes(second, _mm256_unpackhi_ps(y.even, y.odd), left - kLanes);
+  });
+}
+
+template <DType type>
+void install_type(Table& t) {
+  t.matmul[static_cast<int>(type)] = matmul<type>;
+  t.dequantize[static_cast<int>(type)] = dequantize<type>;
+  t.lowrank[static_cast<int>(type)] = lowrank<type>;
+  if constexpr (type != DType::bf16) t.attention[static_cast<int>(type)] = attention<type>;
+}
+
+}  // namespace
+
+void install(Table& t) {
+  t.name = "avx2";
+  install_type<DType::f32>(t);
+  install_type<DType::f16>(t);
+  install_type<DType::bf16>(t);
+  install_q8(t);
+  t.f32_to_f16 = f32_to_f16;
+  t.add = add;
+  t.rms_norm = rms_norm;
+  t.swiglu = swiglu;
+  t.rope = rope;
+  t.sum_exp = sum_exp;
+}
+
+}  // namespace lora_edge::avx2

@@ -1,0 +1,265 @@
+#include "runtime/model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "base/error.h"
+
+namespace lora_edge {
+namespace {
+
+std::string shape_text(const std::vector<uint64_t>& shape) {
+  std::string out = "[";
+  for (size_t i = 0; i < shape.size(); ++i) out += concat(i ? ", " : "", shape[i]);
+  return out + "]";
+}
+
+DType choose_kv_type(const std::string& name, DType weights) {
+  if (name == "f32") return DType::f32;
+  if (name == "f16") return DType::f16;
+  if (name != "auto") fail_input("[model] kv_type '", name, "' is unknown; auto, f16 and f32 are possible");
+  return weights == DType::f32 ? DType::f32 : DType::f16;
+}
+
+DType layer_type(const GgufFile& file) {
+  const GgufTensor* t = file.find_tensor("blk.0.attn_q.weight");
+  return t ? GgufFile::dtype(*t) : DType::f16;
+}
+
+// From here up a chunk takes long enough on a small board that an interrupt should not wait for its end.
+constexpr size_t kPolledRows = 4;
+
+}  // namespace
+
+Sequence::Sequence(std::shared_ptr<Model> model, AdapterSet adapters)
+    : model_(std::move(model)), adapters_(std::move(adapters)), kv_(model_->kv_, model_->kv_bytes()) {}
+
+void Sequence::set_adapters(AdapterSet adapters) {
+  std::lock_guard<std::mutex> lock(model_->mutex_);
+  adapters_.swap(adapters);
+}
+
+std::shared_ptr<Sequence> Sequence::fork() const {
+  std::lock_guard<std::mutex> lock(model_->mutex_);
+  return std::shared_ptr<Sequence>(new Sequence(*this));
+}
+
+void Sequence::truncate(int n) {
+  std::lock_guard<std::mutex> lock(model_->mutex_);
+  if (n < 0 || n > length()) fail_input("[sequence] can't truncate ", length(), " positions to ", n);
+  if (n == length()) return;
+  kv_.truncate(n);
+  logits_.clear();
+}
+
+Model::Model(const std::string& path, const ModelOptions& options)
+    : file_(path),
+      config_(read_config(file_)),
+      n_ctx_(options.n_ctx > 0 ? options.n_ctx : config_.n_ctx_train),
+      kv_(config_, choose_kv_type(options.kv_type, layer_type(file_))) {
+  if (options.n_ctx < 0) fail_input("[model] n_ctx is ", options.n_ctx, ", a negative number");
+  if (options.threads < 1 || options.threads > 1024) fail_input("[model] threads is ", options.threads, ", not from 1 to 1024");
+  load_layers();
+  backend_ = make_cpu_backend(options.threads);
+}
+
+const float* Model::vector(const std::string& name, int n, bool required) {
+  const GgufTensor* t = file_.find_tensor(name);
+  if (!t && !required) return nullptr;
+  if (!t) fail_input("[model] tensor '", name, "' is missing");
+  if (t->type != 0) fail_input("[model] tensor '", name, "' has type ", t->type_name, "; it must be F32");
+  if (t->shape != std::vector<uint64_t>{static_cast<uint64_t>(n)})
+    fail_input("[model] tensor '", name, "' has shape ", shape_text(t->shape), "; the model needs [", n, "]");
+  used_.push_back(name);
+  return reinterpret_cast<const float*>(t->data);
+}
+
+Weight Model::matrix(const std::string& name, int n, int k) {
+  const GgufTensor* t = file_.find_tensor(name);
+  if (!t) fail_input("[model] tensor '", name, "' is missing");
+  if (t->shape != std::vector<uint64_t>{static_cast<uint64_t>(n), static_cast<uint64_t>(k)})
+    fail_input("[model] tensor '", name, "' has shape ", shape_text(t->shape), "; the model needs [", n, ", ", k, "]");
+  used_.push_back(name);
+  Weight w{GgufFile::dtype(*t), t->data, n, k, nullptr};
+  const std::string stem = name.substr(0, name.size() - std::string("weight").size());
+  w.bias = vector(stem + "bias", n, false);
+  return w;
+}
+
+void Model::load_layers() {
+  const Config& c = config_;
+  if (static_cast<uint64_t>(c.n_layer) > file_.tensors().size())  // before anything is made for each layer
+    fail_input("[model] ", c.n_layer, " layers, but the file holds ", file_.tensors().size(), " tensors");
+  embedding_ = matrix("token_embd.weight", c.n_vocab, c.n_embd);
+  output_ = file_.find_tensor("output.weight") ? matrix("output.weight", c.n_vocab, c.n_embd) : embedding_;
+  output_norm_ = vector("output_norm.weight", c.n_embd, true);
+  const bool qk_norm = c.arch == "qwen3";
+  const int n[kSlots] = {c.q_dim(), c.kv_dim(), c.kv_dim(), c.n_embd, c.n_ff, c.n_ff, c.n_embd};
+  const int k[kSlots] = {c.n_embd, c.n_embd, c.n_embd, c.q_dim(), c.n_embd, c.n_embd, c.n_ff};
+  for (int i = 0; i < c.n_layer; ++i) {
+    const std::string prefix = concat("blk.", i, ".");
+    Layer layer{};
+    layer.attn_norm = vector(prefix + "attn_norm.weight", c.n_embd, true);
+    layer.ffn_norm = vector(prefix + "ffn_norm.weight", c.n_embd, true);
+    layer.q_norm = qk_norm ? vector(prefix + "attn_q_norm.weight", c.head_dim, true) : nullptr;
+    layer.k_norm = qk_norm ? vector(prefix + "attn_k_norm.weight", c.head_dim, true) : nullptr;
+    for (int s = 0; s < kSlots; ++s)
+      layer.linears[s] = matrix(linear_name(c, linear_id(i, static_cast<Slot>(s))), n[s], k[s]);
+    layers_.push_back(layer);
+  }
+  used_.push_back("rope_freqs.weight");
+  const std::set<std::string> used(used_.begin(), used_.end());
+  for (const GgufTensor& t : file_.tensors())
+    if (!used.count(t.name))
+      fail_input("[model] tensor '", t.name, "' has no place in architecture '", c.arch, "': leaving it out would change the model");
+  used_.clear();
+}
+
+const Weight& Model::weight(int id) const {
+  if (id == embedding_id(config_)) return embedding_;
+  if (id == output_id(config_)) return output_;
+  return layers_[static_cast<size_t>(id / kSlots)].linears[id % kSlots];
+}
+
+size_t Model::buffer_bytes() const {
+  size_t n = backend_->n_bytes();
+  for (const auto* b : {&x_, &h_, &q_, &k_, &v_, &gate_, &up_, &cos_, &sin_, &logits_}) n += b->capacity() * sizeof(float);
+  return n;
+}
+
+void Model::check(const std::vector<Feed>& feeds) const {
+  std::set<const Sequence*> seen;
+  for (const Feed& feed : feeds) {
+    if (feed.sequence->model_.get() != this) fail_input("[model] a sequence belongs to another model");
+    if (!seen.insert(feed.sequence).second) fail_input("[model] a sequence appears twice in one batch");
+    if (feed.tokens.empty()) fail_input("[model] no tokens to run: the prompt is empty");
+    const size_t total = static_cast<size_t>(feed.sequence->length()) + feed.tokens.size();
+    if (total > static_cast<size_t>(n_ctx_))
+      fail_input("[model] ", feed.sequence->length(), " positions + ", feed.tokens.size(), " new tokens = ", total,
+                 " exceed the context of ", n_ctx_, ": shorten the prompt, or load with a larger n_ctx");
+    for (int token : feed.tokens)
+      if (token < 0 || token >= config_.n_vocab)
+        fail_input("[model] token id ", token, " is outside the vocabulary of ", config_.n_vocab);
+  }
+}
+
+void Model::forward(const std::vector<Feed>& feeds, float* all_logits, const std::function<bool()>& poll) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  check(feeds);
+  std::vector<int> before;
+  for (const Feed& feed : feeds) before.push_back(feed.sequence->length());
+  try {
+    std::vector<Row> rows;
+    for (size_t f = 0; f < feeds.size(); ++f) {
+      const int n = static_cast<int>(feeds[f].tokens.size());
+      for (int i = 0; i < n; ++i) {
+        rows.push_back({f, feeds[f].tokens[static_cast<size_t>(i)], before[f] + i, i + 1 == n});
+        if (rows.size() < kMaxRows && !(i + 1 == n && f + 1 == feeds.size())) continue;
+        run_rows(feeds, rows, all_logits, poll);
+        if (all_logits) all_logits += rows.size() * static_cast<size_t>(config_.n_vocab);
+        rows.clear();
+      }
+    }
+  } catch (...) {
+    for (size_t f = 0; f < feeds.size(); ++f) {
+      Sequence& s = *feeds[f].sequence;
+      if (s.length() == before[f]) continue;
+      s.kv_.truncate(before[f]);
+      s.logits_.clear();
+    }
+    throw;
+  }
+}
+
+void Model::rotations(const std::vector<Row>& rows) {
+  const size_t half = config_.inv_freq.size();
+  cos_.resize(rows.size() * half);
+  sin_.resize(rows.size() * half);
+  for (size_t i = 0; i < rows.size(); ++i)
+    for (size_t j = 0; j < half; ++j) {
+      const double angle = rows[i].position * config_.inv_freq[j];
+      cos_[i * half + j] = static_cast<float>(std::cos(angle));
+      sin_[i * half + j] = static_cast<float>(std::sin(angle));
+    }
+}
+
+void Model::run_rows(const std::vector<Feed>& feeds, const std::vector<Row>& rows, float* all_logits,
+                     const std::function<bool()>& poll) {
+  const Config& c = config_;
+  const size_t m = rows.size();
+  const int rows_n = static_cast<int>(m);
+  std::vector<int> tokens, new_positions(feeds.size());
+  std::vector<RowGroup> groups;
+  std::vector<RowPlace> places;
+  for (size_t i = 0; i < m; ++i) {
+    Sequence& s = *feeds[rows[i].feed].sequence;
+    tokens.push_back(rows[i].token);
+    places.push_back({&s.kv_, rows[i].position});
+    if (i == 0 || rows[i].feed != rows[i - 1].feed) groups.push_back({int(i), int(i), &s.adapters_});
+    groups.back().end = static_cast<int>(i) + 1;
+    ++new_positions[rows[i].feed];
+  }
+  for (size_t f = 0; f < feeds.size(); ++f)
+    if (new_positions[f]) feeds[f].sequence->kv_.reserve(new_positions[f]);
+
+  x_.resize(m * size_t(c.n_embd));
+  h_.resize(m * size_t(std::max(c.n_embd, c.q_dim())));
+  q_.resize(m * size_t(c.q_dim()));
+  k_.resize(m * size_t(c.kv_dim()));
+  v_.resize(m * size_t(c.kv_dim()));
+  gate_.resize(m * size_t(c.n_ff));
+  up_.resize(m * size_t(c.n_ff));
+  rotations(rows);
+
+  Backend& b = *backend_;
+  float *x = x_.data(), *h = h_.data();
+  b.embed(embedding_, embedding_id(c), tokens.data(), groups, rows_n, x);
+  for (int i = 0; i < c.n_layer; ++i) {
+    if (poll && m >= kPolledRows && poll()) throw Cancelled();
+    const Layer& layer = layers_[static_cast<size_t>(i)];
+    const Weight* w = layer.linears;
+    const auto id = [i](Slot slot) { return linear_id(i, slot); };
+    b.rms_norm(x, layer.attn_norm, c.rms_eps, rows_n, c.n_embd, h);
+    b.linear({{&w[kQ], id(kQ), q_.data(), false}, {&w[kK], id(kK), k_.data(), false}, {&w[kV], id(kV), v_.data(), false}}, h,
+             rows_n, groups);
+    b.rope_store(c, kv_, i, places, q_.data(), k_.data(), v_.data(), layer.q_norm, layer.k_norm, cos_.data(), sin_.data());
+    b.attention(c, kv_, i, places, q_.data(), h);
+    b.linear({{&w[kO], id(kO), x, true}}, h, rows_n, groups);
+    b.rms_norm(x, layer.ffn_norm, c.rms_eps, rows_n, c.n_embd, h);
+    b.linear({{&w[kGate], id(kGate), gate_.data(), false}, {&w[kUp], id(kUp), up_.data(), false}}, h, rows_n, groups);
+    b.swiglu(gate_.data(), up_.data(), rows_n, c.n_ff);
+    b.linear({{&w[kDown], id(kDown), x, true}}, gate_.data(), rows_n, groups);
+  }
+  for (size_t f = 0; f < feeds.size(); ++f) {
+    if (!new_positions[f]) continue;
+    feeds[f].sequence->kv_.advance(new_positions[f]);
+    feeds[f].sequence->logits_.clear();
+  }
+
+  // Only the rows whose logits are wanted go through the output layer: they are moved to the front of x.
+  std::vector<size_t> wanted;
+  std::vector<RowGroup> wanted_groups;
+  for (size_t i = 0; i < m; ++i) {
+    if (!all_logits && !rows[i].last) continue;
+    const int at = static_cast<int>(wanted.size());
+    if (wanted.empty() || rows[i].feed != rows[wanted.back()].feed)
+      wanted_groups.push_back({at, at, &feeds[rows[i].feed].sequence->adapters_});
+    wanted_groups.back().end = at + 1;
+    std::copy_n(x + i * size_t(c.n_embd), c.n_embd, x + wanted.size() * size_t(c.n_embd));
+    wanted.push_back(i);
+  }
+  if (wanted.empty()) return;
+  const size_t n_vocab = static_cast<size_t>(c.n_vocab);
+  if (!all_logits) logits_.resize(wanted.size() * n_vocab);
+  float* logits = all_logits ? all_logits : logits_.data();
+  b.rms_norm(x, output_norm_, c.rms_eps, int(wanted.size()), c.n_embd, h);
+  b.linear({{&output_, output_id(c), logits, false}}, h, int(wanted.size()), wanted_groups);
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const Row& row = rows[wanted[i]];
+    if (row.last)
+      feeds[row.feed].sequence->logits_.assign(logits + i * n_vocab, logits + (i + 1) * n_vocab);
+  }
+}
+
+}  // namespace lora_edge

@@ -1,0 +1,112 @@
+// A loaded base model and the sequences that run on it.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "formats/gguf.h"
+#include "runtime/config.h"
+#include "runtime/kv_cache.h"
+#include "runtime/lora.h"
+
+namespace lora_edge {
+
+class Model;
+
+// One text in the making: its KV cache, its adapters, and the logits after its last position. Used by one thread at a time.
+class Sequence {
+ public:
+  Sequence(std::shared_ptr<Model> model, AdapterSet adapters);
+
+  int length() const { return kv_.length(); }
+  void set_adapters(AdapterSet adapters);
+  void truncate(int n);  // forgets all but the first n positions, and the logits
+  std::shared_ptr<Sequence> fork() const;
+  // [n_vocab] after the last position; empty before the first feed. Not for use while another thread feeds.
+  const std::vector<float>& logits() const { return logits_; }
+  const std::shared_ptr<Model>& model() const { return model_; }
+
+ private:
+  friend class Model;
+  Sequence(const Sequence&) = default;  // shares all pages
+  std::shared_ptr<Model> model_;
+  AdapterSet adapters_;
+  KvCache kv_;
+  std::vector<float> logits_;
+};
+
+// New tokens of one sequence.
+struct Feed {
+  Sequence* sequence;
+  std::vector<int> tokens;
+};
+
+struct ModelOptions {
+  int n_ctx = 0;           // 0: as trained
+  int threads = 1;
+  std::string kv_type = "auto";  // "f32", "f16"; auto: f32 where the weights are, else f16
+};
+
+class Model : public std::enable_shared_from_this<Model> {
+ public:
+  Model(const std::string& path, const ModelOptions& options);
+
+  const GgufFile& file() const { return file_; }
+  const Config& config() const { return config_; }
+  int n_ctx() const { return n_ctx_; }
+  int threads() const { return backend_->threads(); }
+  DType kv_type() const { return kv_.type; }
+  const Weight& weight(int id) const;  // by linear_id, embedding_id, output_id
+  bool tied() const { return output_.data == embedding_.data; }
+  std::shared_ptr<std::atomic<size_t>> kv_bytes() const { return kv_bytes_; }
+  size_t buffer_bytes() const;
+
+  // Runs the new tokens of all sequences, in chunks of at most kMaxRows rows, and leaves each one's logits in it.
+  // With `all_logits` the logits of every row go there too, [Σ tokens, n_vocab] in feed order. `poll` is called between
+  // layers while a chunk has many rows; when it returns true, Cancelled is thrown. After any exception all
+  // sequences have the positions that they had before.
+  // Calls from several threads take turns.
+  void forward(const std::vector<Feed>& feeds, float* all_logits, const std::function<bool()>& poll);
+
+  static constexpr int kMaxRows = 256;
+
+ private:
+  friend class Sequence;
+  struct Layer {
+    Weight linears[kSlots];
+    const float *attn_norm, *ffn_norm, *q_norm, *k_norm;  // the last two nullptr where the architecture has none
+  };
+  struct Row {
+    size_t feed;
+    int token, position;
+    bool last;  // of its sequence's new tokens
+  };
+
+  const float* vector(const std::string& name, int n, bool required);
+  Weight matrix(const std::string& name, int n, int k);
+  void load_layers();
+  void check(const std::vector<Feed>& feeds) const;
+  void run_rows(const std::vector<Feed>& feeds, const std::vector<Row>& rows, float* all_logits,
+                const std::function<bool()>& poll);
+  void rotations(const std::vector<Row>& rows);
+
+  GgufFile file_;
+  Config config_;
+  std::vector<std::string> used_;  // names of the tensors that the model reads
+  Weight embedding_, output_;
+  const float* output_norm_ = nullptr;
+  std::vector<Layer> layers_;
+  int n_ctx_;
+  KvLayout kv_;
+  std::shared_ptr<std::atomic<size_t>> kv_bytes_ = std::make_shared<std::atomic<size_t>>(0);
+  std::unique_ptr<Backend> backend_;
+  std::mutex mutex_;  // of the sequences, the backend and the buffers below
+  std::vector<float> x_, h_, q_, k_, v_, gate_, up_, cos_, sin_, logits_;
+};
+
+}  // namespace lora_edge

@@ -1,0 +1,59 @@
+"""On-device LoRA inference: one INT8 base model in memory, many adapters beside it, never merged.
+
+    import lora_edge
+    print(lora_edge.generate("turn on the kitchen light"))                  # the built-in model
+    print(lora_edge.generate("turn on the kitchen light", adapter="json"))  # the same base, adapted
+
+Names are imported when they are first used, so that `import lora_edge` costs next to nothing and the parts
+that need no compiled core (conversion, quantisation) work without it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .adapter import Adapter
+    from .api import generate, load, runtime_info
+    from .generation import Completion, Timings, Token
+    from .model import Model
+    from .sequence import Sequence
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Adapter": "adapter",
+    "Completion": "generation",
+    "Model": "model",
+    "Sequence": "sequence",
+    "Timings": "generation",
+    "Token": "generation",
+    "generate": "api",
+    "load": "api",
+    "runtime_info": "api",
+}
+
+__all__ = [
+    "Adapter",
+    "Completion",
+    "Model",
+    "Sequence",
+    "Timings",
+    "Token",
+    "generate",
+    "load",
+    "runtime_info",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'lora_edge' has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,49 @@
+"""A loaded adapter, and the ways of naming those that a call runs with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Union
+
+from . import _core
+
+AdapterSpec = Union[None, str, Mapping[str, float]]
+"""None: the base alone; a loaded adapter's name; or names with weights, applied in order."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter beside a base: y = W·x + Σ scale·weight·B(A·x) (Hu et al. 2021, arXiv:2106.09685).
+
+    `scale` was given at load and multiplies the file's own scales (alpha/r and its kin); a weight given per
+    call multiplies both. `ranks` has the rank of each adapted tensor, by the base's tensor name.
+    """
+
+    name: str
+    path: str
+    kind: str
+    scale: float
+    ranks: Mapping[str, int]
+    core: _core.Adapter
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the factors in memory."""
+        return self.core.n_bytes
+
+
+def resolve(spec: AdapterSpec, loaded: Mapping[str, Adapter]) -> list[tuple[_core.Adapter, float]]:
+    """The core's adapter set for `spec`. ValueError: a name is not loaded."""
+    if spec is None:
+        return []
+    if not isinstance(spec, (str, Mapping)):
+        raise ValueError(f"adapter must be None, a name or {{name: weight}}, not {type(spec).__name__}")
+    weights = {spec: 1.0} if isinstance(spec, str) else spec
+    out = []
+    for name, weight in weights.items():
+        if name not in loaded:
+            known = ", ".join(sorted(loaded)) or "none"
+            raise ValueError(f"no adapter {name!r} is loaded (loaded: {known}); call load_adapter first")
+        out.append((loaded[name].core, float(weight)))
+    return out

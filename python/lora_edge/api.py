@@ -1,0 +1,143 @@
+"""The functions of the package's front: load, generate, runtime_info."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Union, overload
+
+from . import _core, builtin
+from .adapter import AdapterSpec
+from .generation import Token
+from .model import Model
+from .threads import default_threads
+
+ModelSpec = Union[None, str, "os.PathLike[str]", Model]
+
+_cached: dict[tuple[str, int, int], Model] = {}
+
+
+def load(
+    path_or_name: str | os.PathLike[str] | None = None,
+    *,
+    n_ctx: int | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    kv_type: str = "auto",
+) -> Model:
+    """Loads a model: a .gguf file, a folder in Hugging Face's layout (converted once, into the user's cache), or
+    "builtin" (None), which has its adapters loaded already.
+
+    n_ctx: context in tokens, by default as trained; it allocates nothing until used. threads: by default one per
+    (big) core. device: "auto" or "cpu". kv_type: "auto" (f32 for F32 files, else f16), "f16" or "f32".
+    A context manager. FileNotFoundError, or ValueError that names what is wrong with the file.
+    """
+    if device not in ("auto", "cpu"):
+        raise ValueError(f"device {device!r} is not available in this build; 'auto' and 'cpu' are")
+    if path_or_name is None or path_or_name == builtin.NAME:
+        model = Model(builtin.base(), n_ctx=n_ctx, threads=threads, kv_type=kv_type)
+        for name, path in builtin.adapters().items():
+            model.load_adapter(path, name=name)
+        return model
+    if isinstance(path_or_name, str) and path_or_name.startswith("hf://"):
+        raise ValueError("hf:// names are not supported yet: download the model and give its path")
+    path = Path(path_or_name)
+    if path.is_dir():
+        path = _gguf_of_folder(path)
+    return Model(path, n_ctx=n_ctx, threads=threads, kv_type=kv_type)
+
+
+def _gguf_of_folder(folder: Path) -> Path:
+    files = sorted(folder.glob("*.gguf"))
+    if len(files) == 1:
+        return files[0]
+    if len(files) > 1:
+        raise ValueError(f"{folder} holds {len(files)} GGUF files: name one of {', '.join(f.name for f in files)}")
+    if (folder / "adapter_config.json").exists():
+        raise ValueError(f"{folder} is an adapter, not a model: load its base and pass this as the adapter")
+    from .convert import cached_conversion
+
+    return cached_conversion(folder)
+
+
+@overload
+def generate(
+    prompt: str,
+    *,
+    model: ModelSpec = ...,
+    adapter: AdapterSpec | os.PathLike[str] = ...,
+    stream: Literal[True],
+    **options: Any,
+) -> Iterator[Token]: ...
+@overload
+def generate(
+    prompt: str,
+    *,
+    model: ModelSpec = ...,
+    adapter: AdapterSpec | os.PathLike[str] = ...,
+    stream: Literal[False] = ...,
+    **options: Any,
+) -> str: ...
+def generate(
+    prompt: str,
+    *,
+    model: ModelSpec = None,
+    adapter: AdapterSpec | os.PathLike[str] = None,
+    stream: bool = False,
+    **options: Any,
+) -> str | Iterator[Token]:
+    """Continues a prompt: one call from nothing to text.
+
+    model: None (the built-in one), a path, or a Model. adapter: a loaded adapter's name, a path, or {name or
+    path: weight}. Options and errors as `Model.generate`. The last model given by path stays loaded, so that a
+    second call is quick; load() gives you one whose life you decide.
+    """
+    ready = model if isinstance(model, Model) else _load_cached(model)
+    spec = _load_adapters(ready, adapter)
+    if stream:
+        return ready.generate(prompt, adapter=spec, stream=True, **options)
+    return ready.generate(prompt, adapter=spec, **options)
+
+
+def _load_cached(path: str | os.PathLike[str] | None) -> Model:
+    name = os.path.abspath(path) if path is not None and path != builtin.NAME else builtin.base()
+    info = os.stat(name)
+    key = (os.fspath(name), info.st_mtime_ns, info.st_size)
+    if key not in _cached:
+        model = load(path)
+        _cached.clear()  # one at a time: bases are large
+        _cached[key] = model
+    return _cached[key]
+
+
+def _load_adapters(model: Model, adapter: AdapterSpec | os.PathLike[str]) -> AdapterSpec:
+    """Loads what is a path and not a loaded name; such adapters are named by their path, and again when the file changed."""
+    if adapter is None:
+        return None
+    weights = adapter if isinstance(adapter, Mapping) else {os.fspath(adapter): 1.0}
+    out: dict[str, float] = {}
+    for entry, weight in weights.items():
+        if entry not in model.adapters:
+            if not os.path.exists(entry):
+                known = ", ".join(sorted(model.adapters)) or "none"
+                raise FileNotFoundError(
+                    f"adapter {entry!r} is neither a loaded adapter ({known}) nor a file or folder"
+                )
+            key = f"{os.path.abspath(entry)}@{_changed(Path(entry))}"
+            if key not in model.adapters:
+                model.load_adapter(entry, name=key)
+            entry = key
+        out[entry] = weight
+    return out
+
+
+def _changed(path: Path) -> int:
+    """When a file, or any file of a folder, was last written, in ns."""
+    return max(p.stat().st_mtime_ns for p in ([*path.iterdir()] if path.is_dir() else [path]) or [path])
+
+
+def runtime_info() -> dict[str, Any]:
+    """What runs here: isa (the kernel table in use), isas_runnable, isas_compiled, threads (the default), device,
+    compiler, version."""
+    return {**_core.build_info(), "threads": default_threads(), "device": "cpu"}

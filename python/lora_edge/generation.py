@@ -1,0 +1,218 @@
+"""The generation loop: many sequences side by side, one row each per step; stop strings, streaming, timings."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence as Seq
+from dataclasses import dataclass, field
+from typing import NamedTuple, Union
+
+from . import _core
+from .sequence import Sequence
+from .tokenizer import TokenStream
+
+Stop = Union[None, str, Seq[str]]
+
+
+class Token(NamedTuple):
+    """One generated token. `text` is what became complete with it: parts of a character, and text that may be
+    the beginning of a stop string, come with a later token. `logprob` is the model's, before temperature."""
+
+    id: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Wall time of a completion in seconds, with the numbers of tokens that it covers."""
+
+    prompt_tokens: int
+    prompt_seconds: float
+    generated_tokens: int
+    generated_seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of decoding alone; 0 where nothing was decoded."""
+        return self.generated_tokens / self.generated_seconds if self.generated_seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished text. `ids` and `logprobs` [n] hold every sampled token, the end token included.
+
+    finish_reason: "stop" (an end token or a stop string) or "length" (max_tokens, or the end of the context
+    where max_tokens is -1).
+    """
+
+    text: str
+    ids: list[int]
+    logprobs: list[float]
+    finish_reason: str
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to generate; the parameters of `Model.generate`."""
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    seed: int | None = None
+    stop: Stop = None
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.max_tokens, int) or self.max_tokens < -1:
+            raise ValueError(
+                f"max_tokens is {self.max_tokens!r}, not a count (or -1: to the end of the context)"
+            )
+        if any(not s or not isinstance(s, str) for s in self.stops):
+            raise ValueError(f"stop is {self.stop!r}; it takes a non-empty string or a list of these")
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    def sampler(self) -> _core.Sampler:
+        seed = int.from_bytes(os.urandom(8), "little") if self.seed is None else int(self.seed) % 2**64
+        return _core.Sampler(
+            float(self.temperature), self.top_k, self.top_p, self.min_p, self.repeat_penalty, seed
+        )
+
+
+class StopFilter:
+    """Passes text on until a stop string appears; holds back what may yet become one."""
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = stops
+        self._held = ""
+        self.stopped = False
+
+    def push(self, text: str) -> str:
+        if not self._stops:
+            return text
+        held = self._held + text
+        hits = [at for s in self._stops if (at := held.find(s)) >= 0]
+        if hits:
+            self.stopped = True
+            self._held = ""
+            return held[: min(hits)]
+        keep = max(_overlap(held, s) for s in self._stops)
+        self._held = held[len(held) - keep :]
+        return held[: len(held) - keep]
+
+    def flush(self) -> str:
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that is a proper beginning of `stop`."""
+    for n in range(min(len(text), len(stop) - 1), 0, -1):
+        if stop.startswith(text[len(text) - n :]):
+            return n
+    return 0
+
+
+@dataclass
+class Run:
+    """One sequence's generation in progress."""
+
+    sequence: Sequence
+    options: Options
+    sampler: _core.Sampler
+    stream: TokenStream | None
+    stop_ids: frozenset[int]
+    limit: int
+    prompt_tokens: int
+    filter: StopFilter
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    finish_reason: str | None = None
+    prompt_seconds: float = 0.0
+    started: float = 0.0
+    seconds: float = 0.0
+
+    @classmethod
+    def start(cls, sequence: Sequence, prompt: Seq[int], options: Options) -> Run:
+        """Checks that the text will fit; nothing is computed yet."""
+        model = sequence.model
+        used, n_ctx = len(sequence) + len(prompt), model.n_ctx
+        if used == 0:
+            raise ValueError("the prompt is empty: there is nothing to continue")
+        if used > n_ctx:
+            raise ValueError(
+                f"the prompt has {used} tokens, more than the context of {n_ctx}: shorten it, "
+                "or load the model with a larger n_ctx"
+            )
+        if used + options.max_tokens > n_ctx:
+            raise ValueError(
+                f"{used} tokens of prompt + max_tokens {options.max_tokens} = {used + options.max_tokens} exceed "
+                f"the context of {n_ctx}: lower max_tokens (-1: to the end of the context), shorten the prompt, "
+                "or load the model with a larger n_ctx"
+            )
+        limit = n_ctx - used if options.max_tokens == -1 else options.max_tokens
+        tokenizer = model.tokenizer
+        if options.stops and tokenizer is None:
+            raise ValueError("stop strings need a tokenizer, which this model's file doesn't have")
+        sampler = options.sampler()
+        for token in [*sequence.ids, *prompt][-64:]:
+            sampler.accept(token)
+        stream = tokenizer.stream(continuation=True) if tokenizer else None
+        stop_ids = tokenizer.stop_ids if tokenizer and not options.ignore_eos else frozenset()
+        return cls(sequence, options, sampler, stream, stop_ids, limit, len(prompt), StopFilter(options.stops))
+
+    def sample(self) -> Token:
+        """The next token from the sequence's logits; sets `finish_reason` when it is the last."""
+        token, logprob = self.sampler.sample(self.sequence.core)
+        self.sampler.accept(token)
+        self.ids.append(token)
+        self.logprobs.append(logprob)
+        text = ""
+        if token in self.stop_ids:
+            self.finish_reason = "stop"
+        else:
+            self.sequence.extend(token)
+            text = self.filter.push(self.stream.push(token)) if self.stream else ""
+            if self.filter.stopped:
+                self.finish_reason = "stop"
+            elif len(self.ids) >= self.limit:
+                self.finish_reason = "length"
+        if self.finish_reason and not self.filter.stopped and self.stream:
+            text += self.filter.push(self.stream.flush()) + self.filter.flush()
+        self.texts.append(text)
+        self.seconds = time.perf_counter() - self.started
+        return Token(token, text, logprob)
+
+    def completion(self) -> Completion:
+        timings = Timings(self.prompt_tokens, self.prompt_seconds, len(self.ids), self.seconds)
+        return Completion(
+            "".join(self.texts), self.ids, self.logprobs, self.finish_reason or "length", timings
+        )
+
+
+def steps(runs: Seq[Run], prompts: Seq[Seq[int]]) -> Iterator[tuple[int, Token]]:
+    """Feeds the prompts, then one row per unfinished sequence and step; yields (index of the run, token)."""
+    begin = time.perf_counter()
+    Sequence.feed_all([(run.sequence, list(prompt)) for run, prompt in zip(runs, prompts)])
+    now = time.perf_counter()
+    for run in runs:
+        run.prompt_seconds, run.started = now - begin, now
+        if run.limit == 0:
+            run.finish_reason = "length"
+    active = [i for i, run in enumerate(runs) if run.finish_reason is None]
+    while active:
+        for i in active:
+            yield i, runs[i].sample()
+        active = [i for i in active if runs[i].finish_reason is None]
+        Sequence.feed_all([(runs[i].sequence, []) for i in active])

@@ -1,0 +1,290 @@
+"""A loaded base model: one file mapped read-only, adapters beside it, sequences on top."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence as Seq
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+from .adapter import Adapter, AdapterSpec
+from .adapter_file import BaseInfo, read_adapter
+from .chat import render_chat
+from .generation import Completion, Options, Run, Token, steps
+from .sequence import Sequence
+from .threads import default_threads
+from .tokenizer import Tokenizer
+
+_LOGITS_ROWS = 64  # of a long text's logits at a time in `score`
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape and constants of a model, from its file. Lengths in elements, n_ctx_train in tokens."""
+
+    arch: str
+    name: str
+    n_layer: int
+    n_embd: int
+    n_head: int
+    n_head_kv: int
+    head_dim: int
+    n_ff: int
+    n_vocab: int
+    n_ctx_train: int
+    rms_eps: float
+    rope_base: float
+    rope_scale: float
+    tied_embeddings: bool
+
+
+class Model:
+    """A model ready to run; made by `lora_edge.load`. May be used from several threads; forward passes take turns."""
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, n_ctx: int | None = None, threads: int | None = None, kv_type: str = "auto"
+    ) -> None:
+        if n_ctx is not None and n_ctx < 1:
+            raise ValueError(f"n_ctx is {n_ctx}; it must be at least 1")
+        self.path = os.fspath(path)
+        self._core: _core.Model | None = _core.Model(
+            self.path, n_ctx or 0, default_threads() if threads is None else threads, kv_type
+        )
+        self.n_ctx = self._core.n_ctx
+        self.config = ModelConfig(**self._core.config)
+        metadata = self._core.file.metadata()
+        self.tokenizer = Tokenizer.from_metadata(metadata) if "tokenizer.ggml.tokens" in metadata else None
+        if self.tokenizer and self.tokenizer.vocab_size > self.config.n_vocab:
+            raise ValueError(
+                f"[model] the tokenizer has {self.tokenizer.vocab_size} tokens, the embedding only {self.config.n_vocab}"
+            )
+        self._adapters: dict[str, Adapter] = {}
+
+    # -- adapters -----------------------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """The loaded adapters by name."""
+        return MappingProxyType(self._adapters)
+
+    def load_adapter(self, path: str | os.PathLike[str], *, name: str | None = None, scale: float = 1.0) -> Adapter:
+        """Loads a GGUF adapter, or a PEFT folder as it is, beside the base; running texts are not disturbed.
+
+        name: the file's stem by default. scale multiplies the file's own scales. ValueError: the adapter is
+        damaged, needs something unsupported (it is named), was made for another base (the first tensor that
+        doesn't fit is named), or the name is taken.
+        """
+        source = Path(path)
+        name = source.stem if name is None else name
+        if name in self._adapters:
+            raise ValueError(f"an adapter named {name!r} is loaded already: unload it, or give another name")
+        c = self.config
+        base = BaseInfo(c.arch, c.n_head, c.n_head_kv, c.head_dim, self.core.linear_shapes())
+        file = read_adapter(source, c.arch, base)
+        entries = {key: (e.a, e.b, e.scale * scale) for key, e in file.entries.items()}
+        core = _core.Adapter(self.core, name, entries)
+        ranks = MappingProxyType({key: e.b.shape[1] for key, e in file.entries.items()})
+        adapter = Adapter(name, os.fspath(path), file.kind, scale, ranks, core)
+        self._adapters[name] = adapter
+        return adapter
+
+    def unload_adapter(self, name: str) -> None:
+        """Forgets an adapter; its memory goes when the last sequence that uses it does. ValueError: not loaded."""
+        if name not in self._adapters:
+            raise ValueError(f"no adapter {name!r} is loaded")
+        del self._adapters[name]
+
+    # -- text and ids -------------------------------------------------------------------------------------------
+
+    def tokenize(self, text: str, *, add_bos: bool | None = None, special: bool = False) -> list[int]:
+        """Token ids. add_bos: as the file says, by default. special: text such as <|im_end|> becomes that token."""
+        return self._need_tokenizer().encode(text, add_bos=add_bos, special=special)
+
+    def detokenize(self, ids: Seq[int]) -> str:
+        """The text of ids; control tokens are not shown."""
+        return self._need_tokenizer().decode(ids)
+
+    def _need_tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise ValueError(f"'{self.path}' holds no tokenizer: give token ids instead of text")
+        return self.tokenizer
+
+    def _ids(self, prompt: str | Seq[int]) -> list[int]:
+        return self.tokenize(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
+
+    # -- generation ---------------------------------------------------------------------------------------------
+
+    def run(self, sequences: Seq[Sequence], prompts: Seq[list[int]], options: Seq[Mapping[str, Any]]) -> list[Completion]:
+        """Completes each prompt on its sequence, all in one batch."""
+        runs = [Run.start(s, p, make_options(o)) for s, p, o in zip(sequences, prompts, options)]
+        for _ in steps(runs, prompts):
+            pass
+        return [run.completion() for run in runs]
+
+    def stream(self, sequence: Sequence, prompt: list[int], options: Mapping[str, Any]) -> Iterator[Token]:
+        """Completes one prompt token by token. Options are checked at once, not at the first token."""
+        run = Run.start(sequence, prompt, make_options(options))
+        return (token for _, token in steps([run], [prompt]))
+
+    def sequence(self, *, adapter: AdapterSpec = None) -> Sequence:
+        """A new, empty sequence, which keeps its keys and values between calls."""
+        return Sequence(self, adapter)
+
+    @overload
+    def generate(
+        self, prompt: str | Seq[int], *, adapter: AdapterSpec = ..., stream: Literal[True], **options: Any
+    ) -> Iterator[Token]: ...
+    @overload
+    def generate(
+        self, prompt: str | Seq[int], *, adapter: AdapterSpec = ..., stream: Literal[False] = ..., **options: Any
+    ) -> str: ...
+    def generate(
+        self, prompt: str | Seq[int], *, adapter: AdapterSpec = None, stream: bool = False, **options: Any
+    ) -> str | Iterator[Token]:
+        """Continues a prompt (text, or token ids as they are); no chat template is applied.
+
+        Options, with their defaults: max_tokens=128 (-1: to the end of the context), temperature=0.0 (greedy),
+        top_k=0, top_p=1.0, min_p=0.0, repeat_penalty=1.0 (over the last 64 tokens), seed=None (a fresh one),
+        stop=None (a string or several; not part of the text), ignore_eos=False.
+        stream=True gives an iterator of Token(id, text, logprob).
+        ValueError: prompt and max_tokens exceed the context (the numbers are given), or an option makes no sense.
+        """
+        if stream:
+            return self.stream(self.sequence(adapter=adapter), self._ids(prompt), options)
+        return self.complete(prompt, adapter=adapter, **options).text
+
+    def complete(self, prompt: str | Seq[int], *, adapter: AdapterSpec = None, **options: Any) -> Completion:
+        """As `generate`, with ids, log-probabilities, the reason of the end, and timings."""
+        return self.run([self.sequence(adapter=adapter)], [self._ids(prompt)], [options])[0]
+
+    def generate_batch(
+        self, prompts: Seq[str | Seq[int]], *, adapters: Seq[AdapterSpec] | None = None, **options: Any
+    ) -> list[str]:
+        """Continues several prompts side by side, each with its own adapters; each text is what it is alone.
+
+        adapters: one entry per prompt. Options as in `generate`; a list gives one value per prompt (stop strings:
+        a list of lists).
+        """
+        n = len(prompts)
+        if adapters is not None and (isinstance(adapters, (str, Mapping)) or len(adapters) != n):
+            raise ValueError(f"adapters must be a list with one entry for each of the {n} prompts")
+        for key, value in options.items():
+            if _per_prompt(key, value) and len(value) != n:
+                raise ValueError(f"{key} has {len(value)} values for {n} prompts")
+        each = [{k: v[i] if _per_prompt(k, v) else v for k, v in options.items()} for i in range(n)]
+        sequences = [self.sequence(adapter=adapters[i] if adapters else None) for i in range(n)]
+        return [c.text for c in self.run(sequences, [self._ids(p) for p in prompts], each)] if n else []
+
+    @overload
+    def chat(
+        self, messages: Seq[Mapping[str, Any]], *, adapter: AdapterSpec = ..., stream: Literal[True], **options: Any
+    ) -> Iterator[Token]: ...
+    @overload
+    def chat(
+        self, messages: Seq[Mapping[str, Any]], *, adapter: AdapterSpec = ..., stream: Literal[False] = ..., **options: Any
+    ) -> str: ...
+    def chat(
+        self, messages: Seq[Mapping[str, Any]], *, adapter: AdapterSpec = None, stream: bool = False, **options: Any
+    ) -> str | Iterator[Token]:
+        """The assistant's answer to messages [{"role": ..., "content": ...}], through the file's chat template."""
+        ids = self.apply_chat_template(messages)
+        if stream:
+            return self.generate(ids, adapter=adapter, stream=True, **options)
+        return self.generate(ids, adapter=adapter, **options)
+
+    def apply_chat_template(self, messages: Seq[Mapping[str, Any]]) -> list[int]:
+        """Token ids of the conversation, up to where the assistant speaks."""
+        tokenizer = self._need_tokenizer()
+        if tokenizer.chat_template is None:
+            raise ValueError(f"'{self.path}' has no chat template: use generate with a prompt in the model's own format")
+        bos = tokenizer.token_text(tokenizer.bos_id) if tokenizer.bos_id is not None else ""
+        eos = tokenizer.token_text(tokenizer.eos_id) if tokenizer.eos_id is not None else ""
+        text = render_chat(tokenizer.chat_template, messages, bos_token=bos, eos_token=eos)
+        add_bos = None if not (bos and text.startswith(bos)) else False
+        return tokenizer.encode(text, add_bos=add_bos, special=True)
+
+    # -- numbers ------------------------------------------------------------------------------------------------
+
+    def logits(self, ids: Seq[int], *, adapter: AdapterSpec = None, last: int | None = None) -> NDArray[np.float32]:
+        """Logits after each of ids [n, n_vocab], or after the last `last` of them."""
+        tokens = [int(i) for i in ids]
+        if last is not None and not 1 <= last <= len(tokens):
+            raise ValueError(f"last is {last}, not from 1 to the {len(tokens)} ids")
+        sequence = self.sequence(adapter=adapter).core
+        cut = 0 if last is None else len(tokens) - last
+        if cut:
+            self.core.forward([(sequence, tokens[:cut])])
+        out = self.core.forward([(sequence, tokens[cut:])], all_logits=True)
+        assert out is not None
+        return out
+
+    def score(self, ids: Seq[int], *, adapter: AdapterSpec = None) -> NDArray[np.float32]:
+        """Log-probability of each next token, [len(ids) - 1]: entry i is log p(ids[i + 1] | ids[: i + 1])."""
+        tokens = [int(i) for i in ids]
+        if len(tokens) > self.n_ctx:
+            raise ValueError(f"{len(tokens)} ids exceed the context of {self.n_ctx}")
+        sequence = self.sequence(adapter=adapter).core
+        parts = [np.empty(0, np.float32)]
+        for at in range(0, len(tokens) - 1, _LOGITS_ROWS):
+            chunk = tokens[at : min(at + _LOGITS_ROWS, len(tokens) - 1)]
+            logits = self.core.forward([(sequence, chunk)], all_logits=True)
+            assert logits is not None
+            parts.append(_core.log_probabilities(logits, tokens[at + 1 : at + 1 + len(chunk)]))
+        return np.concatenate(parts)
+
+    def memory(self) -> dict[str, int]:
+        """Bytes: "file" (mapped, shared with the page cache), "kv" (pages in use), "adapters", "buffers"."""
+        return {
+            "file": self.core.file.size,
+            "kv": self.core.kv_bytes,
+            "adapters": sum(a.n_bytes for a in self._adapters.values()),
+            "buffers": self.core.buffer_bytes,
+        }
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    @property
+    def core(self) -> _core.Model:
+        if self._core is None:
+            raise ValueError("the model is closed")
+        return self._core
+
+    def close(self) -> None:
+        """Gives the model up; its memory goes when the last sequence on it does."""
+        self._core = None
+        self._adapters.clear()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._core is None else f"{self.config.arch}, {len(self._adapters)} adapters"
+        return f"<lora_edge.Model '{self.path}' ({state})>"
+
+
+_OPTION_NAMES = tuple(f.name for f in fields(Options))
+
+
+def make_options(options: Mapping[str, Any]) -> Options:
+    """TypeError: an option that doesn't exist, as for any function."""
+    for name in options:
+        if name not in _OPTION_NAMES:
+            raise TypeError(f"unknown option {name!r}; the options are {', '.join(_OPTION_NAMES)}")
+    return Options(**options)
+
+
+def _per_prompt(key: str, value: Any) -> bool:
+    if not isinstance(value, (list, tuple)):
+        return False
+    return key != "stop" or any(v is None or isinstance(v, (list, tuple)) for v in value)

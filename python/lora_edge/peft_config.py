@@ -1,0 +1,159 @@
+"""What a PEFT `adapter_config.json` says about the scale of each module, or why the adapter cannot run
+exactly.
+
+Facts are those of PEFT (huggingface/peft, tuners/lora): the scale is lora_alpha / r, or lora_alpha /
+sqrt(r) with use_rslora; rank_pattern and alpha_pattern are searched in their order with the regular
+expression (.*\\.)?(pattern)$ against the module's path.  fan_in_fan_out concerns merging into transposed
+weights only: the factors of a linear are stored [r, k] and [n, r] whatever it says.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+MAX_CONFIG = 4 << 20  # bytes
+MAX_PATTERNS = 4096
+MAX_PATTERN = 256  # characters
+
+# Fields without effect on inference, or read below.
+KNOWN = {
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "eva_config",
+    "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
+    "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "lora_ga_config",
+    "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
+    "runtime_config", "target_modules", "task_type", "use_rslora", "velora_config",
+}  # fmt: skip
+
+# Initialisations that leave the base weights as they are; every other one rewrites them when PEFT loads the
+# adapter.
+PLAIN_INITS = (True, False, None, "gaussian", "orthogonal", "eva")
+
+REASONS = {
+    "alora_invocation_tokens": "activated LoRA (aLoRA)",
+    "arrow_config": "Arrow routing",
+    "ensure_weight_tying": "tied adapters",
+    "kasa_config": "KaSA",
+    "layer_replication": "layer replication",
+    "lora_bias": "a bias in lora_B",
+    "megatron_config": "Megatron layers",
+    "modules_to_save": "fully trained modules",
+    "monteclora_config": "MonteCLoRA",
+    "target_parameters": "adapters on bare parameters",
+    "trainable_token_indices": "trained token embeddings",
+    "use_bdlora": "block-diagonal LoRA",
+    "use_dora": "DoRA",
+    "use_qalora": "QALoRA",
+}
+
+
+class PeftConfig:
+    """A validated adapter_config.json: `rank(module)` and `scale(module)` for a module path of the base
+    model.
+
+    ValueError names the field that cannot be honoured exactly.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        with open(self.path, "rb") as file:
+            raw = file.read(MAX_CONFIG + 1)
+        if len(raw) > MAX_CONFIG:
+            self._fail(f"it is larger than {MAX_CONFIG >> 20} MiB")
+        try:
+            fields = json.loads(raw.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"[peft] {self.path}: not valid JSON: {error}") from None
+        if not isinstance(fields, dict):
+            self._fail("not a JSON object")
+        self.fields: dict[str, Any] = fields
+        self._refuse_inexact()
+        self._rslora = self._flag("use_rslora")
+        self._flag("fan_in_fan_out")
+        self._r = self._rank_value("r", fields.get("r", 8))
+        self._alpha = self._number("lora_alpha", fields.get("lora_alpha", 8))
+        self._ranks = [(p, self._rank_value("rank_pattern", v)) for p, v in self._patterns("rank_pattern")]
+        self._alphas = [(p, self._number("alpha_pattern", v)) for p, v in self._patterns("alpha_pattern")]
+
+    def rank(self, module: str) -> int:
+        """r of a module such as "model.layers.0.self_attn.q_proj"."""
+        return next((r for pattern, r in self._ranks if pattern.match(module)), self._r)
+
+    def scale(self, module: str) -> float:
+        """The factor of B A x, exactly as PEFT computes it (float64)."""
+        alpha = next((a for pattern, a in self._alphas if pattern.match(module)), self._alpha)
+        r = self.rank(module)
+        return alpha / math.sqrt(r) if self._rslora else alpha / r
+
+    def _fail(self, what: str) -> None:
+        raise ValueError(f"[peft] {self.path}: {what}")
+
+    def _refuse_inexact(self) -> None:
+        fields = self.fields
+        if fields.get("peft_type") != "LORA":
+            self._fail(f"peft_type {_show(fields.get('peft_type'))} is not supported; only LORA is")
+        for name, value in fields.items():
+            if not value or name in KNOWN:
+                continue
+            what = REASONS.get(name)
+            self._fail(
+                f"{name} = {_show(value)} ({what}) is not supported"
+                if what
+                else f"{name[:60]} = {_show(value)} is not known; the adapter might not run exactly"
+            )
+        if fields.get("bias", "none") != "none":
+            self._fail(f"bias = {_show(fields['bias'])} (trained biases) is not supported; only 'none' is")
+        init = fields.get("init_lora_weights", True)
+        if not any(init is plain or (isinstance(plain, str) and init == plain) for plain in PLAIN_INITS):
+            self._fail(
+                f"init_lora_weights = {_show(init)} is not supported: it changes the base weights; "
+                "convert the adapter to plain LoRA with PEFT (path_initial_model_for_weight_conversion)"
+            )
+
+    def _flag(self, name: str) -> bool:
+        value = self.fields.get(name) or False
+        if not isinstance(value, bool):
+            self._fail(f"{name} = {_show(value)} is not true or false")
+        return bool(value)
+
+    def _number(self, name: str, value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 3e38:
+            self._fail(f"{name} = {_show(value)} is not a finite float32")
+        assert isinstance(value, (int, float))
+        return value
+
+    def _rank_value(self, name: str, value: object) -> int:
+        if type(value) is not int or not 0 < value < 1 << 20:
+            self._fail(f"{name} = {_show(value)} is not a positive rank")
+        assert isinstance(value, int)
+        return value
+
+    def _patterns(self, name: str) -> list[tuple[re.Pattern[str], object]]:
+        table = self.fields.get(name) or {}
+        if not isinstance(table, dict) or len(table) > MAX_PATTERNS:
+            self._fail(f"{name} is not a map of at most {MAX_PATTERNS} patterns")
+        found = []
+        for key, value in table.items():
+            if len(key) > MAX_PATTERN or not _is_quick(key):
+                self._fail(f"{name}: the pattern {_show(key)} is too intricate")
+            try:
+                found.append((re.compile(rf"(.*\.)?({key})$"), value))
+            except (re.error, RecursionError, OverflowError) as error:
+                self._fail(f"{name}: {_show(key)} is not a regular expression: {error}")
+        return found
+
+
+def _is_quick(pattern: str) -> bool:
+    """Whether a match on a short path is sure to be quick: no group is repeated, and few repeats stand side
+    by side."""
+    bare = re.sub(r"\\.", "", pattern)
+    return len(re.findall(r"[*+?{]", bare.replace("(?", "("))) <= 4 and not re.search(r"\)[*+{]", bare)
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

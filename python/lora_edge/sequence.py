@@ -1,0 +1,108 @@
+"""A text in the making: it keeps its KV cache between calls, can be forked, cut back and continued."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence as Seq
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+from .adapter import AdapterSpec, resolve
+
+if TYPE_CHECKING:
+    from .generation import Token
+    from .model import Model
+
+
+class Sequence:
+    """Tokens of one text with their keys and values. Use a sequence from one thread at a time.
+
+    `ids` are its tokens. The last ones may still wait to be computed: they are fed with the next call.
+    """
+
+    def __init__(self, model: Model, adapter: AdapterSpec = None) -> None:
+        self.model = model
+        self.core = _core.Sequence(model.core, resolve(adapter, model.adapters))
+        self.ids: list[int] = []
+        self._adapter = adapter
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def adapter(self) -> AdapterSpec:
+        """The adapters of the tokens to come; those already computed keep the keys and values they have."""
+        return self._adapter
+
+    @adapter.setter
+    def adapter(self, spec: AdapterSpec) -> None:
+        adapters = resolve(spec, self.model.adapters)
+        self._compute([])
+        self.core.set_adapters(adapters)
+        self._adapter = spec
+
+    def feed(self, ids: Seq[int]) -> None:
+        """Appends tokens and computes them, in chunks. ValueError: an id outside the vocabulary, or more
+        tokens than the context holds; the sequence is then as before."""
+        self._compute(list(ids))
+
+    def extend(self, token: int) -> None:
+        """Appends a token without computing it yet."""
+        self.ids.append(token)
+
+    def logits(self) -> NDArray[np.float32]:
+        """[n_vocab] after the last token. ValueError: the sequence is empty."""
+        if not self.ids:
+            raise ValueError("the sequence is empty: feed it first")
+        self._compute([])
+        return self.core.logits()
+
+    def truncate(self, n: int) -> None:
+        """Keeps the first n tokens."""
+        if not 0 <= n <= len(self.ids):
+            raise ValueError(f"can't truncate a sequence of {len(self.ids)} tokens to {n}")
+        if n < len(self.core):
+            self.core.truncate(n)
+        del self.ids[n:]
+
+    def fork(self) -> Sequence:
+        """A second sequence with the same past; memory is shared until one of them writes."""
+        other = object.__new__(Sequence)
+        other.model, other.core = self.model, self.core.fork()
+        other.ids, other._adapter = list(self.ids), self._adapter
+        return other
+
+    @overload
+    def generate(self, prompt: str | Seq[int] = ..., *, stream: Literal[True], **options: Any) -> Iterator[Token]: ...
+    @overload
+    def generate(self, prompt: str | Seq[int] = ..., *, stream: Literal[False] = ..., **options: Any) -> str: ...
+    def generate(
+        self, prompt: str | Seq[int] = (), *, stream: bool = False, **options: Any
+    ) -> str | Iterator[Token]:
+        """Appends the prompt, if any, and continues it; options as `Model.generate` has them. What was generated
+        is part of the sequence afterwards, but for an end token."""
+        ids = self.model.tokenize(prompt, add_bos=None if not self.ids else False) if isinstance(prompt, str) else prompt
+        if stream:
+            return self.model.stream(self, list(ids), options)
+        return self.model.run([self], [list(ids)], [options])[0].text
+
+    def _compute(self, ids: list[int]) -> None:
+        Sequence.feed_all([(self, ids)])
+
+    @staticmethod
+    def feed_all(batch: Seq[tuple[Sequence, list[int]]]) -> None:
+        """Appends each sequence's new tokens and computes what waits, all in one batch."""
+        feeds = []
+        for sequence, ids in batch:
+            waiting = sequence.ids[len(sequence.core) :] + ids
+            if not waiting and sequence.ids and not sequence.core.ready:  # cut back: its logits are gone
+                sequence.core.truncate(len(sequence.ids) - 1)
+                waiting = sequence.ids[-1:]
+            if waiting:
+                feeds.append((sequence.core, waiting))
+        if feeds:
+            batch[0][0].model.core.forward(feeds)
+        for sequence, ids in batch:
+            sequence.ids.extend(ids)

@@ -1,0 +1,262 @@
+"""Conversion against transformers, PEFT and llama.cpp: freshly drawn tiny models and adapters, compared by
+tensors, scales and logits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+peft = pytest.importorskip("peft")
+
+from lora_edge.adapter_file import BaseInfo, LoraEntry, read_adapter  # noqa: E402
+from lora_edge.base_copy import check_base_copies  # noqa: E402
+from lora_edge.convert import convert_adapter, convert_model  # noqa: E402
+from lora_edge.gguf_file import open_gguf  # noqa: E402
+from lora_edge.hf_names import gguf_stem  # noqa: E402
+from lora_edge.quant import bf16_to_f32  # noqa: E402
+
+CLASSES = ["Llama", "Mistral", "Qwen2", "Qwen3"]
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+N_VOCAB = 96
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
+          "high_freq_factor": 4.0, "original_max_position_embeddings": 128}  # fmt: skip
+
+
+def fresh_rng() -> np.random.Generator:
+    seed = int(np.random.SeedSequence().generate_state(1)[0])
+    print(f"seed {seed}")
+    torch.manual_seed(seed)
+    return np.random.default_rng(seed)
+
+
+def random_model(cls: str, rng: np.random.Generator, **changes: Any) -> Any:
+    """A model of random shape whose weights are large enough for every part to show in the logits."""
+    n_kv = int(rng.integers(1, 4))
+    n_head = n_kv * int(rng.integers(1, 4))
+    head_dim = 8 * int(rng.integers(1, 4))
+    d = head_dim * n_head if cls == "Qwen2" else 8 * n_head * int(rng.integers(1, 4))
+    fields = {
+        "vocab_size": N_VOCAB, "hidden_size": d, "intermediate_size": 8 * int(rng.integers(3, 12)),
+        "num_hidden_layers": 2, "num_attention_heads": n_head, "num_key_value_heads": n_kv,
+        "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "bos_token_id": 1, "eos_token_id": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": float(rng.choice([1e4, 5e5]))},
+        "tie_word_embeddings": bool(rng.integers(2)), **changes,
+    }  # fmt: skip
+    if cls != "Qwen2":
+        fields.setdefault("head_dim", head_dim)
+    model = (
+        getattr(transformers, f"{cls}ForCausalLM")(getattr(transformers, f"{cls}Config")(**fields))
+        .float()
+        .eval()
+    )
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "norm" in name:
+                p.uniform_(0.5, 1.5)
+            elif p.ndim == 1:
+                p.normal_(0, 0.5)
+            else:
+                p.normal_(0, 1.5 / p.shape[1] ** 0.5 if "embed" not in name else 1.0)
+    return model
+
+
+def in_gguf_order(rows: Any, n_head: int) -> Any:
+    """Rows of q or k [n_head * 2 * half, ...]: the halves of each head interleaved."""
+    half = rows.shape[0] // n_head // 2
+    return rows.unflatten(0, (n_head, 2, half)).transpose(1, 2).flatten(0, 2)
+
+
+def expected(model: Any, name: str, tensor: Any) -> np.ndarray:
+    config = model.config
+    if config.model_type in ("llama", "mistral") and ("q_proj" in name or "k_proj" in name):
+        n_head = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
+        tensor = in_gguf_order(tensor, n_head)
+    return np.asarray(tensor.detach().numpy())
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("shard", ["10GB", "20KB"])
+def test_every_tensor(tmp_path: Path, cls: str, shard: str) -> None:
+    model = random_model(cls, fresh_rng())
+    model.save_pretrained(tmp_path, max_shard_size=shard)
+    made = open_gguf(convert_model(tmp_path, tmp_path / "out.gguf", type="f32")).tensors
+    names = []
+    for name, p in model.named_parameters():
+        module, _, part = name.rpartition(".")
+        names.append(f"{gguf_stem(module)}.{part}")
+        assert np.array_equal(made[names[-1]], expected(model, name, p)), name
+    assert sorted(names) == sorted(made)
+
+
+def test_llama3_frequencies(tmp_path: Path) -> None:
+    model = random_model("Llama", fresh_rng(), rope_parameters=LLAMA3, head_dim=64)
+    model.save_pretrained(tmp_path)
+    made = open_gguf(convert_model(tmp_path, tmp_path / "out.gguf")).tensors["rope_freqs.weight"]
+    plain = 5e5 ** -(torch.arange(0, 64, 2, dtype=torch.float64) / 64)
+    wanted = (plain / model.model.rotary_emb.inv_freq.double()).numpy()
+    assert wanted.min() < 1.01 and wanted.max() > 1.5
+    np.testing.assert_allclose(made, wanted, rtol=1e-5)
+
+
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "rslora": {"use_rslora": True, "r": 5},
+    "patterns": {
+        "rank_pattern": {"q_proj": 3, r"layers\.1\.mlp\..*": 2, "^model.layers.0.self_attn.v_proj": 6},
+        "alpha_pattern": {"down_proj": 5, "layers.0.self_attn.k_proj": 2.5, "_proj": 9},
+    },
+    "patterns and rslora": {
+        "use_rslora": True,
+        "rank_pattern": {"(q|k)_proj": 3},
+        "alpha_pattern": {"v_proj": 7},
+    },
+    "fan_in_fan_out": {"fan_in_fan_out": True},
+    "embeddings": {
+        "target_modules": ["embed_tokens", "lm_head", "q_proj"],
+        "rank_pattern": {"embed_tokens": 3},
+    },
+}
+
+
+def random_adapter(model: Any, folder: Path, **changes: Any) -> Any:
+    config = peft.LoraConfig(
+        **{"r": 4, "lora_alpha": 12, "target_modules": LINEARS, "task_type": "CAUSAL_LM", **changes}
+    )
+    adapted = peft.get_peft_model(model, config).eval()
+    with torch.no_grad():
+        for name, p in adapted.named_parameters():
+            if "lora_" in name:
+                p.normal_(0, 0.3)
+    adapted.save_pretrained(folder)
+    return adapted
+
+
+def values(x: np.ndarray) -> np.ndarray:
+    return bf16_to_f32(x) if x.dtype == np.uint16 else x.astype(np.float32)
+
+
+def delta(stem: str, entry: LoraEntry) -> np.ndarray:
+    a, b = values(entry.a).astype(np.float64), values(entry.b).astype(np.float64)
+    return entry.scale * (a @ b.T if stem == "token_embd" else b @ a)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("kind", ADAPTERS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters(tmp_path: Path, cls: str, kind: str, dtype: str) -> None:
+    model = random_model(cls, fresh_rng())
+    model.save_pretrained(tmp_path / "base")
+    adapted = random_adapter(model, tmp_path / "adapter", **ADAPTERS[kind])
+    if dtype == "bfloat16":
+        adapted = adapted.to(torch.bfloat16)
+        adapted.save_pretrained(tmp_path / "adapter")
+    base_file = open_gguf(convert_model(tmp_path / "base", tmp_path / "base.gguf", type="f32"))
+    base = BaseInfo.from_gguf(base_file)
+    adapter = read_adapter(tmp_path / "adapter", base.arch, base)
+    check_base_copies(adapter, base_file.tensors.get)
+    assert (len(adapter.base_copies) > 0) == (kind == "embeddings")
+
+    layers = {name: m for name, m in adapted.base_model.model.named_modules() if hasattr(m, "lora_A")}
+    assert len(adapter.entries) == len(layers)
+    made = read_adapter(
+        convert_adapter(tmp_path / "adapter", tmp_path / "base", tmp_path / "adapter.gguf"), base.arch, base
+    )
+    for name, layer in layers.items():
+        stem = gguf_stem(name)
+        assert stem is not None
+        entry = adapter.entries[f"{stem}.weight"]
+        assert entry.scale == layer.scaling["default"], name
+        assert entry.bf16 == (dtype == "bfloat16")
+        wanted = expected(model, name, layer.float().get_delta_weight("default"))
+        bound = 1e-5 * np.abs(wanted).max()
+        assert np.abs(delta(stem, entry) - wanted).max() <= bound, name
+        assert np.abs(delta(stem, made.entries[f"{stem}.weight"]) - wanted).max() <= bound, name
+
+
+def give_tokenizer(folder: Path) -> None:
+    """N_VOCAB tokens without merges, for llama.cpp, which loads no model without a vocabulary."""
+    tokens = ["<unk>", "<s>", "</s>", "\u2581", *(chr(i) for i in range(33, 33 + N_VOCAB - 4))]
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    vocab = {t: i for i, t in enumerate(tokens)}
+    model = {"type": "BPE", "unk_token": "<unk>", "byte_fallback": True, "vocab": vocab, "merges": []}
+    tokenizer = {
+        "normalizer": replace,
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "model": model,
+        "added_tokens": [],
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def llama_cpp_logits(llama_cpp: Any, model: Path, ids: list[int], lora: Path | None = None) -> np.ndarray:
+    """Float32 logits [len(ids), N_VOCAB] with a float32 KV cache."""
+    llm = llama_cpp.Llama(
+        str(model), n_ctx=512, n_batch=512, logits_all=True, verbose=False, n_threads=1, type_k=0, type_v=0,
+        flash_attn=False, lora_path=str(lora) if lora else None,
+    )  # fmt: skip
+    llm.eval(ids)
+    logits = np.array(llm.scores[: len(ids)], dtype=np.float32)
+    llm.close()
+    return logits
+
+
+def source_logits(source: Any, ids: list[int]) -> np.ndarray:
+    with torch.no_grad():
+        return np.asarray(source(torch.tensor([ids])).logits[0].numpy())
+
+
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama3 frequencies": ("Llama", {"rope_parameters": LLAMA3, "head_dim": 64}),
+    "linear scaling": (
+        "Llama",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}},
+    ),
+    "attention bias": ("Llama", {"attention_bias": True}),
+    "tied": ("Qwen3", {"tie_word_embeddings": True}),
+    "window": ("Mistral", {"sliding_window": 64}),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_in_llama_cpp(tmp_path: Path, name: str) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    rng = fresh_rng()
+    cls, changes = SETTINGS[name]
+    model = random_model(cls, rng, **changes)
+    model.save_pretrained(tmp_path)
+    give_tokenizer(tmp_path)
+    ids = [int(i) for i in rng.integers(3, N_VOCAB, 64)]
+    wanted = source_logits(model, ids)
+    made = llama_cpp_logits(llama_cpp, convert_model(tmp_path, tmp_path / "out.gguf", type="f32"), ids)
+    assert wanted.std() > 0.3
+    assert np.abs(made - wanted).max() < 1e-3
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("kind", ["plain", "rslora", "patterns", "embeddings"])
+def test_logits_in_llama_cpp(tmp_path: Path, cls: str, kind: str) -> None:
+    """The files mean in llama.cpp what their sources mean in transformers and PEFT."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    rng = fresh_rng()
+    # llama.cpp applies an adapter of a tied embedding to the output too, as if it were one of the output
+    model = random_model(cls, rng, tie_word_embeddings=False)
+    model.save_pretrained(tmp_path / "base")
+    give_tokenizer(tmp_path / "base")
+    base = convert_model(tmp_path / "base", tmp_path / "base.gguf", type="f32")
+    ids = [int(i) for i in rng.integers(3, N_VOCAB, 60)]
+
+    wanted = source_logits(model, ids)
+    assert wanted.std() > 0.3
+    assert np.abs(llama_cpp_logits(llama_cpp, base, ids) - wanted).max() < 1e-3
+    adapted = random_adapter(model, tmp_path / "adapter", **ADAPTERS[kind])
+    lora = convert_adapter(tmp_path / "adapter", tmp_path / "base", tmp_path / "adapter.gguf")
+    with_adapter = source_logits(adapted, ids)
+    assert np.abs(with_adapter - wanted).max() > 0.3
+    assert np.abs(llama_cpp_logits(llama_cpp, base, ids, lora) - with_adapter).max() < 1e-3

@@ -1,0 +1,53 @@
+"""A tiny template language: ``(a|b|)`` picks one alternative, ``{slot}`` is filled from a mapping.
+
+Alternatives nest. A picked alternative is never a function of anything but the generator's state, so the
+same ``random.Random`` gives the same text.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping
+
+_INNERMOST = re.compile(r"\(([^()]*)\)")
+_SPACES = re.compile(r"  +")
+
+
+def expand(template: str, rng: random.Random, slots: Mapping[str, str] | None = None) -> str:
+    """One text of `template`. Every ``(a|b)`` is resolved, innermost first, then the slots are filled.
+
+    Raises KeyError when a slot of the template isn't in `slots`.
+    """
+    while True:
+        chosen = _INNERMOST.sub(lambda m: rng.choice(m.group(1).split("|")), template)
+        if chosen == template:
+            break
+        template = chosen
+    text = template.format_map(slots) if slots is not None else template
+    text = _SPACES.sub(" ", text).strip()
+    return text.replace(" ,", ",").replace(" .", ".")
+
+
+_GERUND = {
+    "turn": "turning", "switch": "switching", "put": "putting", "set": "setting", "make": "making",
+    "dim": "dimming", "brighten": "brightening", "open": "opening", "close": "closing", "shut": "shutting",
+    "lock": "locking", "unlock": "unlocking", "lower": "lowering", "raise": "raising", "start": "starting",
+    "stop": "stopping", "play": "playing", "pause": "pausing", "clean": "cleaning", "vacuum": "vacuuming",
+    "hoover": "hoovering", "send": "sending", "arm": "arming", "disarm": "disarming", "activate": "activating",
+    "run": "running", "show": "showing", "add": "adding", "cancel": "canceling", "change": "changing",
+    "bring": "bringing", "get": "getting", "heat": "heating", "cool": "cooling", "warm": "warming",
+    "remind": "reminding", "check": "checking", "tell": "telling", "kill": "killing", "light": "lighting",
+    "pull": "pulling", "draw": "drawing", "crank": "cranking", "boil": "boiling", "brew": "brewing",
+    "water": "watering", "preheat": "preheating", "deactivate": "deactivating", "enable": "enabling",
+    "bump": "bumping", "keep": "keeping", "drop": "dropping", "roll": "rolling", "leave": "leaving",
+    "secure": "securing", "bolt": "bolting", "power": "powering", "adjust": "adjusting", "see": "seeing", "give": "giving",
+    "have": "having", "throw": "throwing", "let": "letting", "fire": "firing", "count": "counting",
+    "air": "airing", "write": "writing", "disable": "disabling", "sweep": "sweeping", "take": "taking",
+}  # fmt: skip
+
+
+def gerund(phrase: str) -> str:
+    """The phrase with its first word, a verb of this domain, in its -ing form."""
+    verb, _, rest = phrase.partition(" ")
+    return f"{_GERUND[verb]} {rest}".strip()

@@ -1,0 +1,48 @@
+"""The vocabulary: byte-level BPE with single digits (llama.cpp's pre-tokenizer "smollm"), trained on the domain."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from domain.notes import note
+from domain.samples import draw_from
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+BOS, EOS = "<|home|>", "<|end|>"
+# Every turn is a document of its own: the request, a newline, the answer, the end.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{{ '<|home|>' + message['content'] | trim + '\n' }}"
+    "{% elif message['role'] == 'assistant' %}{{ message['content'] | trim + '<|end|>' }}{% endif %}"
+    "{% endfor %}"
+)
+
+
+def _texts(n: int, rng: random.Random) -> Iterator[str]:
+    for _ in range(n):
+        sample = draw_from(lambda s: s.split == "train", rng)
+        yield sample.text
+        yield from sample.answers.values()
+        if rng.random() < 0.25:
+            yield note(rng)
+
+
+def train_vocabulary(size: int, seed: int, n: int = 20000) -> PreTrainedTokenizerFast:
+    """A tokenizer of `size` tokens, trained on `n` samples with all their answers."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=[BOS, EOS], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    bpe.train_from_iterator(_texts(n, random.Random(seed)), trainer)
+    bpe.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, bpe.token_to_id(BOS))])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=BOS, eos_token=EOS, pad_token=EOS, chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip
