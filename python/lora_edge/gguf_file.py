@@ -1,62 +1,54 @@
-"""Opening a GGUF file from Python: the one place that decides which reader does it."""
+"""A GGUF file as Python needs it: metadata, and tensors as read-only arrays on the mapped file."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from . import _core
 
-class GgufFile(Protocol):
-    """What the rest of the package needs of a GGUF reader.
+READABLE = ("F32", "F16", "BF16", "Q8_0")
 
-    metadata: key -> int, float, bool, str, numpy array of numbers, or list of str. tensors: name ->
-    read-only array in numpy order (n, k): float32, float16, uint16 (bfloat16 bits) or uint8 (raw Q8_0
-    blocks, [n, k / 32 * 34]).
+
+class GgufFile:
+    """A GGUF v2 or v3 file, checked by the core's reader when it is opened.
+
+    metadata: key -> int, float, bool, str, numpy array of numbers, or list of str. tensors: name -> read-only
+    array in numpy order (n, k): float32, float16, uint16 (bfloat16 bits) or uint8 (raw Q8_0 blocks,
+    [n, k / 32 * 34]); looking up one of another type is a ValueError that names it.
     """
 
-    @property
-    def metadata(self) -> dict[str, Any]: ...
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.core = _core.GgufFile(os.fspath(path))
+        self.tensors: Mapping[str, NDArray[Any]] = _Tensors(self.core)
 
-    @property
-    def tensors(self) -> dict[str, NDArray[Any]]: ...
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        return self.core.metadata()
 
 
-class _ReaderFile:
-    def __init__(self, path: Path) -> None:
-        import gguf
+class _Tensors(Mapping[str, NDArray[Any]]):
+    def __init__(self, core: _core.GgufFile) -> None:
+        self._core = core
+        self._infos = core.tensors()
 
-        reader = gguf.GGUFReader(path)
-        self.metadata: dict[str, Any] = {}
-        for key, field in reader.fields.items():
-            if key.startswith("GGUF."):
-                continue
-            value = field.contents()
-            if isinstance(value, list) and not (value and isinstance(value[0], str)):
-                value = np.asarray(value)
-            self.metadata[key] = value
-        self.tensors: dict[str, NDArray[Any]] = {}
-        for tensor in reader.tensors:
-            data: NDArray[Any] = tensor.data
-            kind = tensor.tensor_type.name
-            if kind == "BF16":
-                data = data.view(np.uint16)
-            elif kind not in ("F32", "F16", "Q8_0"):
-                raise ValueError(
-                    f"tensor {tensor.name!r} has the type {kind}; F32, F16, BF16 and Q8_0 are read"
-                )
-            self.tensors[tensor.name] = data
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        kind = self._infos[name][1]
+        if kind not in READABLE:
+            raise ValueError(f"[gguf] tensor {name!r} has the type {kind}; {', '.join(READABLE)} are read")
+        return self._core.tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._infos)
+
+    def __len__(self) -> int:
+        return len(self._infos)
 
 
 def open_gguf(path: str | os.PathLike[str]) -> GgufFile:
-    """Map a GGUF file.  ValueError: it is damaged or holds a type that is not read; OSError: it cannot be
-    opened."""
-    try:
-        return _ReaderFile(Path(path))
-    except OSError:
-        raise
-    except Exception as error:  # the reader raises whatever a damaged file provokes
-        raise ValueError(f"[gguf] {path}: {error}") from error
+    """Maps a GGUF file. ValueError: it is damaged; OSError: it can't be opened."""
+    return GgufFile(path)

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from . import _core
 from .adapter import Adapter, AdapterSpec
 from .adapter_file import BaseInfo, read_adapter
+from .base_copy import check_base_copies
 from .chat import render_chat
+from .gguf_file import open_gguf
 from .generation import Completion, Options, Run, Token, steps
 from .sequence import Sequence
 from .threads import default_threads
@@ -87,6 +89,8 @@ class Model:
         c = self.config
         base = BaseInfo(c.arch, c.n_head, c.n_head_kv, c.head_dim, self.core.linear_shapes())
         file = read_adapter(source, c.arch, base)
+        if file.base_copies:
+            check_base_copies(file, open_gguf(self.path).tensors.get)
         entries = {key: (e.a, e.b, e.scale * scale) for key, e in file.entries.items()}
         core = _core.Adapter(self.core, name, entries)
         ranks = MappingProxyType({key: e.b.shape[1] for key, e in file.entries.items()})

@@ -26,7 +26,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 MAX_TEMPLATE = 200_000  # characters
 MAX_UNITS = 20_000_000
 MAX_SECONDS = 5.0
-_STEP = 10  # units for a turn of a loop or a call
+_STEP = 20  # units for a turn of a loop, a call, or a thing in a list
 _MAX_WIDTH = 10_000  # of a format, an indent, a range in a filter
 _MAX_BITS = 4096  # of an integer
 _READS_ALL = {

@@ -103,7 +103,8 @@ std::string matmul_case(DType type, Random& r, const Table& ref, const Table& t)
   a.y = y.got.data();
   t.matmul[static_cast<int>(type)](a);
   const std::string diff = y.difference("y");
-  return diff.empty() ? "" : concat(diff, " (m ", a.m, ", k ", a.k, ", n0 ", a.n0, ", n1 ", a.n1, ", ldy ", a.ldy, ")");
+  if (diff.empty()) return "";
+  return concat(diff, " (m ", a.m, ", k ", a.k, ", n0 ", a.n0, ", n1 ", a.n1, ", ldy ", a.ldy, ")");
 }
 
 std::string dequantize_case(DType type, Random& r, const Table& ref, const Table& t) {
@@ -305,9 +306,10 @@ std::vector<Member> members(const Table& ref, const Table& t) {
   const auto by_type = [&](const char* name, auto member, auto run) {
     for (int i = 0; i < kDTypes; ++i) {
       if (!(ref.*member)[i]) continue;
-      all.push_back({concat(name, "_", kTypeNames[i]),
-                     [run, i](Random& r, const Table& a, const Table& b) { return run(static_cast<DType>(i), r, a, b); },
-                     (t.*member)[i] != (ref.*member)[i]});
+      const auto typed = [run, i](Random& r, const Table& a, const Table& b) {
+        return run(static_cast<DType>(i), r, a, b);
+      };
+      all.push_back({concat(name, "_", kTypeNames[i]), typed, (t.*member)[i] != (ref.*member)[i]});
     }
   };
   by_type("matmul", &Table::matmul, matmul_case);

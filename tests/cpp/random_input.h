@@ -35,7 +35,7 @@ class Random {
 };
 
 // What an array is made of; drawn once per array.
-enum class Fill { ordinary, sparse, zeros, subnormal, wide, large, logits, raw_bits, count };
+enum class Fill { ordinary, sparse, zeros, subnormal, wide, large, logits, tiny, negative_tiny, raw_bits, count };
 
 inline Fill random_fill(Random& r) {
   if (r.chance(2)) return Fill::ordinary;
@@ -50,6 +50,8 @@ inline float random_float(Random& r, Fill fill) {
     case Fill::wide: return std::ldexp(r.uniform(), r.range(-60, 30));
     case Fill::large: return r.uniform() * 1e18f;
     case Fill::logits: return r.uniform() * 120.0f;
+    case Fill::tiny: return bits_to_f32(r.bits() & 0x3ffu);  // products round to 0, and where negative to -0
+    case Fill::negative_tiny: return bits_to_f32(0x80000000u | (r.bits() & 0x3ffu));
     case Fill::raw_bits: return bits_to_f32(r.bits());  // infinities and NaNs too
     default: return r.uniform();
   }
@@ -63,6 +65,8 @@ inline uint16_t random_f16(Random& r, Fill fill) {
       const uint16_t h = static_cast<uint16_t>(r.bits());
       return (h & 0x7c00) == 0x7c00 ? static_cast<uint16_t>(h & 0xbfff) : h;  // finite
     }
+    case Fill::tiny: return static_cast<uint16_t>(r.bits() & 0x3ffu);
+    case Fill::negative_tiny: return static_cast<uint16_t>(0x8000u | (r.bits() & 0x3ffu));
     case Fill::raw_bits: return static_cast<uint16_t>(r.bits());
     default: return f32_to_f16(random_float(r, fill));
   }

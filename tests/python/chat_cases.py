@@ -11,11 +11,8 @@ CONVERSATION: list[dict[str, object]] = [
 
 CHATML = """\
 {% for message in messages %}
-    {%- if loop.first and message.role != 'system' %}
-        {%- set default = none %}
-    {%- endif %}
 {{- '<|im_start|>' ~ message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}
-{% endfor %}
+{%- endfor %}
 {% if add_generation_prompt %}
     {{- '<|im_start|>assistant\\n' }}
 {%- endif %}"""

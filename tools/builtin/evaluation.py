@@ -10,7 +10,9 @@ from domain.samples import Sample
 from transformers import PreTrainedTokenizerFast
 
 
-def answers(model: torch.nn.Module, tok: PreTrainedTokenizerFast, texts: Sequence[str], batch: int = 50) -> list[str]:
+def answers(
+    model: torch.nn.Module, tok: PreTrainedTokenizerFast, texts: Sequence[str], batch: int = 50
+) -> list[str]:
     """Greedy answers to the texts, exactly as given: no template."""
     model.eval()
     tok.padding_side = "left"
@@ -19,9 +21,13 @@ def answers(model: torch.nn.Module, tok: PreTrainedTokenizerFast, texts: Sequenc
         inputs = tok(list(texts[i : i + batch]), return_tensors="pt", padding=True)
         with torch.no_grad():
             ids = model.generate(  # type: ignore[operator]
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=110,
-                do_sample=False, eos_token_id=tok.eos_token_id, pad_token_id=tok.eos_token_id,
-            )  # fmt: skip
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                max_new_tokens=110,
+                do_sample=False,
+                eos_token_id=tok.eos_token_id,
+                pad_token_id=tok.eos_token_id,
+            )
         out += tok.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return out
 

@@ -10,7 +10,7 @@ from lora_edge.convert import convert_adapter, convert_model
 
 
 def export(out: Path, into: Path) -> dict[str, int]:
-    """out/{base,json,german} -> into/{base,json,german}.gguf, and out/card.json beside them; returns sizes in bytes."""
+    """out/{base,json,german} -> into/*.gguf, with out/card.json beside them; returns the sizes in bytes."""
     into.mkdir(parents=True, exist_ok=True)
     files = {view: into / f"{view}.gguf" for view in VIEWS}
     convert_model(out / "base", files["base"], type="q8_0", name="lora_edge built-in home")

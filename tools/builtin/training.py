@@ -72,13 +72,20 @@ def batches(
 
 
 def fit(
-    model: torch.nn.Module, stream: Iterator[tuple[torch.Tensor, torch.Tensor]], *, steps: int, rate: float,
-    decay: float, label: str,
-) -> float:  # fmt: skip
-    """Trains whatever of `model` requires a gradient; AdamW, warm-up, cosine to zero. Returns the last mean loss."""
+    model: torch.nn.Module,
+    stream: Iterator[tuple[torch.Tensor, torch.Tensor]],
+    *,
+    steps: int,
+    rate: float,
+    decay: float,
+    label: str,
+) -> float:
+    """Trains what requires a gradient: AdamW, warm-up, cosine to zero. Returns the last mean loss."""
     weights = [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in weights if p.dim() > 1], "weight_decay": decay},
-              {"params": [p for p in weights if p.dim() <= 1], "weight_decay": 0.0}]  # fmt: skip
+    groups = [
+        {"params": [p for p in weights if p.dim() > 1], "weight_decay": decay},
+        {"params": [p for p in weights if p.dim() <= 1], "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
     model.train()
     start, mean, seen = time.time(), math.nan, 0
@@ -88,9 +95,11 @@ def fit(
             group["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
         ids, labels = next(stream)
         logits = model(input_ids=ids).logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=_IGNORED)
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=_IGNORED
+        )
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         mean = loss.item() if math.isnan(mean) else 0.98 * mean + 0.02 * loss.item()

@@ -1,4 +1,4 @@
-"""The vocabulary: byte-level BPE with single digits (llama.cpp's pre-tokenizer "smollm"), trained on the domain."""
+"""The vocabulary: byte-level BPE with single digits (the pre-tokenizer "smollm"), trained on the domain."""
 
 from __future__ import annotations
 
@@ -33,16 +33,27 @@ def train_vocabulary(size: int, seed: int, n: int = 20000) -> PreTrainedTokenize
     """A tokenizer of `size` tokens, trained on `n` samples with all their answers."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
     )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=[BOS, EOS], show_progress=False,
+        vocab_size=size,
+        special_tokens=[BOS, EOS],
+        show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
+    )
     bpe.train_from_iterator(_texts(n, random.Random(seed)), trainer)
-    bpe.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, bpe.token_to_id(BOS))])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token=BOS, eos_token=EOS, pad_token=EOS, chat_template=CHAT_TEMPLATE,
+    bpe.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, bpe.token_to_id(BOS))]
+    )
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=bpe,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=EOS,
+        chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+    )

@@ -1,5 +1,5 @@
-// Vector helpers of the NEON files: Armv8.0, so no dotprod and no half-precision arithmetic. Each file that includes this
-// has its own copy, in an anonymous namespace: a table for newer CPUs may include it too, built with other flags.
+// Vector helpers of the NEON files, which keep to Armv8.0: no dotprod, no half-precision arithmetic. Each file that
+// includes this has its own copy, in an anonymous namespace: a table for newer CPUs may include it, with other flags.
 #pragma once
 
 #if !defined(__aarch64__) || !defined(__ARM_NEON)

@@ -87,7 +87,8 @@ void matmul(const MatmulArgs& a) {
   dots<type>(rows, a.n1 - a.n0, a.x, a.ldx, a.m, a.k, a.y + a.n0, a.ldy);
 }
 
-// y[i · ldy + j] += Σ_t u[i · ldu + t] · b[t · n + j] over `count` <= 8 · kVectors columns from b and y; t in order.
+// y[i · ldy + j] += Σ_t u[i · ldu + t] · b[t · n + j], t in order, over 8 · kVectors columns from b and y, or over the
+// first `count` < 8 of one vector if kPart.
 template <DType type, int kTokens, int kVectors, bool kPart>
 void update_tile(const uint8_t* b, size_t n, int r, const float* u, size_t ldu, float* y, size_t ldy, int count) {
   const __m256i mask = lane_mask(count);
@@ -150,7 +151,8 @@ template <DType type>
 void dequantize(const void* w, float* out, int k) {
   const uint8_t* p = static_cast<const uint8_t*>(w);
   int i = 0;
-  for (; i + kLanes <= k; i += kLanes) _mm256_storeu_ps(out + i, load8<type>(p + static_cast<size_t>(i) * kSize<type>));
+  for (; i + kLanes <= k; i += kLanes)
+    _mm256_storeu_ps(out + i, load8<type>(p + static_cast<size_t>(i) * kSize<type>));
   if (i < k)
     _mm256_maskstore_ps(out + i, lane_mask(k - i), load_part<type>(p + static_cast<size_t>(i) * kSize<type>, k - i));
 }
@@ -190,7 +192,8 @@ float scale_and_max(float* x, float by, int n, float max) {
   return max8(best);
 }
 
-// Up to kGroup query heads at once. In each page the scores are a matmul with K, and the values a low-rank update by V.
+// Up to kGroup query heads at once, which share each load of K and V. In each page the scores are a matmul with K, and
+// the values a low-rank update by V.
 constexpr int kGroup = 12;
 template <DType type>
 void attention_group(const AttentionArgs& a, const float* q, int group, float* out) {

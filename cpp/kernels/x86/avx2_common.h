@@ -1,5 +1,5 @@
-// Vector helpers of the AVX2 files. Each file that includes this has its own copy, in an anonymous namespace: a function
-// shared with code built for older CPUs could be linked into it.
+// Vector helpers of the AVX2 files. Each file that includes this has its own copy, in an anonymous namespace: a shared
+// copy could be linked into code that runs on older CPUs.
 #pragma once
 
 #if !defined(__AVX2__) || !defined(__FMA__) || !defined(__F16C__)

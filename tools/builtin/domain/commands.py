@@ -9,22 +9,46 @@ from dataclasses import dataclass
 
 from .devices import DEVICES
 from .named import NAMED
-from .words import DOORS, ROOMS, english_minutes, german_minutes
+from .words import ROOMS, english_minutes, german_minutes
 
 ALL = "all"
-COLORS = {"red": "rot", "blue": "blau", "green": "grün", "yellow": "gelb", "orange": "orange", "purple": "lila",
-          "pink": "rosa", "white": "weiß", "warm white": "warmweiß", "cold white": "kaltweiß",
-          "turquoise": "türkis"}  # fmt: skip
-MUSIC = {"jazz": "Jazz", "rock": "Rock", "classical music": "klassische Musik", "pop": "Pop", "blues": "Blues",
-         "piano music": "Klaviermusik", "the radio": "das Radio", "the news": "die Nachrichten", "folk": "Folk",
-         "nature sounds": "Naturgeräusche", "lullabies": "Schlaflieder", "hip hop": "Hip-Hop", "soul": "Soul",
-         "dance music": "Tanzmusik", "guitar music": "Gitarrenmusik", "music": "Musik"}  # fmt: skip
+COLORS = {
+    "red": "rot",
+    "blue": "blau",
+    "green": "grün",
+    "yellow": "gelb",
+    "orange": "orange",
+    "purple": "lila",
+    "pink": "rosa",
+    "white": "weiß",
+    "warm white": "warmweiß",
+    "cold white": "kaltweiß",
+    "turquoise": "türkis",
+}
+MUSIC = {
+    "jazz": "Jazz",
+    "rock": "Rock",
+    "classical music": "klassische Musik",
+    "pop": "Pop",
+    "blues": "Blues",
+    "piano music": "Klaviermusik",
+    "the radio": "das Radio",
+    "the news": "die Nachrichten",
+    "folk": "Folk",
+    "nature sounds": "Naturgeräusche",
+    "lullabies": "Schlaflieder",
+    "hip hop": "Hip-Hop",
+    "soul": "Soul",
+    "dance music": "Tanzmusik",
+    "guitar music": "Gitarrenmusik",
+    "music": "Musik",
+}
 SPEEDS = {"low": "niedrig", "medium": "mittel", "high": "hoch"}
 
 
 @dataclass(frozen=True)
 class Command:
-    """What is to be done. `name` is for doors, timers, scenes and lists, `room` for the rest ("all": everywhere)."""
+    """What is to be done: `name` says which door, timer or scene, `room` where ("all": everywhere)."""
 
     device: str
     action: str
@@ -38,9 +62,16 @@ class Command:
     def fields(self) -> dict[str, object]:
         """The JSON object, its keys in their fixed order; what isn't said isn't there."""
         value = int(self.value) if isinstance(self.value, float) and self.value.is_integer() else self.value
-        pairs = (("device", self.device), ("name", self.name), ("room", self.room), ("action", self.action),
-                 ("value", value), ("in_minutes", self.in_minutes), ("at", self.at),
-                 ("for_minutes", self.for_minutes))  # fmt: skip
+        pairs = (
+            ("device", self.device),
+            ("name", self.name),
+            ("room", self.room),
+            ("action", self.action),
+            ("value", value),
+            ("in_minutes", self.in_minutes),
+            ("at", self.at),
+            ("for_minutes", self.for_minutes),
+        )
         return {k: v for k, v in pairs if v is not None}
 
 
@@ -74,16 +105,32 @@ def german_value(c: Command) -> str:
 
 def _english_clause(c: Command) -> str:
     if c.device in NAMED:
-        noun, action, plural = NAMED[c.device].english(c.name), NAMED[c.device].actions[c.action], c.name == ALL
+        noun, action, plural = (
+            NAMED[c.device].english(c.name),
+            NAMED[c.device].actions[c.action],
+            c.name == ALL,
+        )
         value, place, cleaned = NAMED[c.device].english_value(c.value), "", ""
     else:
         device, action = DEVICES[c.device], DEVICES[c.device].actions[c.action]
         plural = device.plural or c.room == ALL
         noun = device.english_all if c.room == ALL else f"the {c.room or ''} {c.device}"
-        place = "" if c.room is None else " everywhere" if c.room == ALL else f" {ROOMS[c.room].prep} the {c.room}"
+        place = (
+            ""
+            if c.room is None
+            else " everywhere"
+            if c.room == ALL
+            else f" {ROOMS[c.room].prep} the {c.room}"
+        )
         value, cleaned = english_value(c), f"the {c.room}"
-    slots = {"n": noun, "is": "are" if plural else "is", "v": value, "inplace": place, "cleaned": cleaned,
-             "by": f" by {value}" if value else ""}  # fmt: skip
+    slots = {
+        "n": noun,
+        "is": "are" if plural else "is",
+        "v": value,
+        "inplace": place,
+        "cleaned": cleaned,
+        "by": f" by {value}" if value else "",
+    }
     when = f" in {english_minutes(c.in_minutes)}" if c.in_minutes else f" at {c.at}" if c.at else ""
     length = f" for {english_minutes(c.for_minutes)}" if c.for_minutes else ""
     if when:
@@ -108,9 +155,17 @@ def _german_clause(c: Command) -> str:
         if c.room != ALL:
             nominative, accusative = nominative + place, accusative + place
         value = german_value(c)
-    slots = {"n": nominative, "a": accusative, "ist": "sind" if plural else "ist", "v": value, "inplace": place,
-             "gen": genitive, "when": when + length if when else "", "for": length,
-             "by": f" um {value}" if value else ""}  # fmt: skip
+    slots = {
+        "n": nominative,
+        "a": accusative,
+        "ist": "sind" if plural else "ist",
+        "v": value,
+        "inplace": place,
+        "gen": genitive,
+        "when": when + length if when else "",
+        "for": length,
+        "by": f" um {value}" if value else "",
+    }
     if when:
         return _tidy(f"ich {action.german_do.format(**slots)}")
     return _tidy(action.german.format(**slots))
@@ -124,12 +179,3 @@ def to_english(commands: Sequence[Command]) -> str:
 def to_german(commands: Sequence[Command]) -> str:
     """The German adapter's reply."""
     return "Alles klar, " + " und ".join(_german_clause(c) for c in commands) + "."
-
-
-def check_tables() -> None:
-    """Raises KeyError if a room or door of a device has no German form."""
-    for device in DEVICES.values():
-        for room in device.rooms:
-            ROOMS[room]
-    for door in DOORS:
-        DOORS[door]

@@ -5,62 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .devices import Action, _asks
+from .actions import Action, asks
+from .names import CAMERAS, GOODS, SCENES, TASKS, TIMERS
 from .words import DOORS, english_minutes, german_minutes
-
-TIMERS = {"pasta": "Nudel", "egg": "Eier", "tea": "Tee", "pizza": "Pizza", "rice": "Reis", "cake": "Kuchen",
-          "bread": "Brot", "nap": "Schlaf", "workout": "Sport", "laundry": "Wäsche", "cookie": "Keks",
-          "potato": "Kartoffel", "soup": "Suppen", "homework": "Hausaufgaben"}  # fmt: skip
-SCENES = {
-    "movie night": ("Filmabend", ("movie night", "movie night", "movie", "movie time", "cinema")),
-    "good night": ("Gute Nacht", ("good night", "good night", "bedtime", "sleep")),
-    "good morning": ("Guten Morgen", ("good morning", "good morning", "wake up", "morning")),
-    "dinner": ("Abendessen", ("dinner", "dinner time", "dinner party")),
-    "party": ("Party", ("party", "party", "party time")),
-    "away": ("Abwesend", ("away", "away", "vacation", "holiday", "leaving")),
-    "home": ("Zuhause", ("home", "home", "welcome home", "coming home")),
-    "reading": ("Lesen", ("reading", "reading", "reading time")),
-    "focus": ("Konzentration", ("focus", "focus", "work", "concentration")),
-    "romantic": ("Romantik", ("romantic", "romantic", "date night")),
-}  # fmt: skip
-SCENE_HINTS = {
-    "movie night": ("let's watch a (movie|film)", "we are (watching|going to watch) a (movie|film)", "(movie|film) time",
-                    "we're about to watch a (movie|film)", "time for a (movie|film)"),
-    "good night": ("good night", "I'm going to (bed|sleep)", "time (for bed|to sleep)", "we're going to (bed|sleep)",
-                   "sleep (well|tight)", "nighty night"),
-    "good morning": ("good morning", "I'm awake", "(I|we) just (woke|got) up", "rise and shine"),
-    "dinner": ("dinner is (ready|served)", "time for dinner", "we're having dinner", "let's eat"),
-    "party": ("let's party", "let's have a party", "time to party", "the guests are here"),
-    "away": ("I'm (leaving|off|going out|heading out)", "we're (leaving|going out|off)", "goodbye house",
-             "(I'm|we're) going on (holiday|vacation)", "nobody will be home", "I am leaving (the house|)"),
-    "home": ("I'm (home|back)", "we're (home|back)", "I am (home|back)", "honey I'm home", "just got home"),
-    "reading": ("I'm going to read (a book|)", "I want to read (a bit|a book|)", "time to read"),
-    "focus": ("I (need|have|want) to (work|focus|concentrate)", "I have to study"),
-    "romantic": ("it's date night", "it's our anniversary", "make it romantic"),
-}  # fmt: skip
-TASKS = {
-    "check the oven": "nach dem Ofen zu sehen", "call mom": "Mama anzurufen", "call the doctor": "den Arzt anzurufen",
-    "take out the trash": "den Müll rauszubringen", "feed the cat": "die Katze zu füttern",
-    "feed the dog": "den Hund zu füttern", "walk the dog": "mit dem Hund zu gehen", "pay the rent": "die Miete zu zahlen",
-    "water the plants": "die Pflanzen zu gießen", "buy milk": "Milch zu kaufen", "buy bread": "Brot zu kaufen",
-    "do the dishes": "das Geschirr zu spülen", "do the laundry": "die Wäsche zu waschen",
-    "take my pills": "deine Tabletten zu nehmen", "drink water": "Wasser zu trinken", "go to bed": "ins Bett zu gehen",
-    "pick up the kids": "die Kinder abzuholen", "send the letter": "den Brief abzuschicken",
-    "charge my phone": "dein Handy zu laden", "stretch": "dich zu strecken", "lock the door": "die Tür abzuschließen",
-    "turn off the stove": "den Herd auszuschalten", "call grandma": "Oma anzurufen", "close the window":
-    "das Fenster zu schließen", "book the train": "den Zug zu buchen", "wash the car": "das Auto zu waschen",
-}  # fmt: skip
-GOODS = {
-    "milk": "Milch", "bread": "Brot", "eggs": "Eier", "butter": "Butter", "cheese": "Käse", "apples": "Äpfel",
-    "bananas": "Bananen", "tomatoes": "Tomaten", "potatoes": "Kartoffeln", "onions": "Zwiebeln", "rice": "Reis",
-    "pasta": "Nudeln", "coffee": "Kaffee", "tea": "Tee", "sugar": "Zucker", "salt": "Salz", "flour": "Mehl",
-    "chocolate": "Schokolade", "water": "Wasser", "orange juice": "Orangensaft", "soap": "Seife", "honey": "Honig",
-    "toilet paper": "Toilettenpapier", "toothpaste": "Zahnpasta", "cat food": "Katzenfutter", "yogurt": "Joghurt",
-    "dog food": "Hundefutter", "light bulbs": "Glühbirnen", "batteries": "Batterien", "olive oil": "Olivenöl",
-    "ham": "Schinken", "fish": "Fisch", "chicken": "Hähnchen", "carrots": "Karotten", "garlic": "Knoblauch",
-}  # fmt: skip
-CAMERAS = {"front door": "vor der Haustür", "garden": "im Garten", "garage": "in der Garage",
-           "driveway": "in der Einfahrt", "nursery": "im Kinderzimmer", "back door": "an der Hintertür"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,97 +42,230 @@ def _words(table: dict[str, str]) -> Callable[[float | str | None], str]:
 
 
 _LOCK = {
-    "lock": Action("{n} {is} locked", "lock {n}", "{n} {ist} abgeschlossen", "schließe {a}{when} ab", _asks("""@lock {n}
+    "lock": Action(
+        "{n} {is} locked",
+        "lock {n}",
+        "{n} {ist} abgeschlossen",
+        "schließe {a}{when} ab",
+        asks("""@lock {n}
 @lock up {n}
 @secure {n}
 make sure {n} {is} locked
 @keep {n} locked
 I (forgot|want) to lock {n}
-{n} should be locked"""), weight=2.0),
-    "unlock": Action("{n} {is} unlocked", "unlock {n}", "{n} {ist} aufgeschlossen", "schließe {a}{when} auf",
-                     _asks("@unlock {n}\n@unlock {n} for (me|us|the guests|my friend)\nsomeone is locked out at {n}\n"
-                           "{n} should be unlocked")),
-    "get": Action("let me check {n}", "check {n}", "ich prüfe {a}", "prüfe {a}{when}", _asks("""{is} {n} locked
+{n} should be locked"""),
+        weight=2.0,
+    ),
+    "unlock": Action(
+        "{n} {is} unlocked",
+        "unlock {n}",
+        "{n} {ist} aufgeschlossen",
+        "schließe {a}{when} auf",
+        asks(
+            "@unlock {n}\n@unlock {n} for (me|us|the guests|my friend)\nsomeone is locked out at {n}\n"
+            "{n} should be unlocked"
+        ),
+    ),
+    "get": Action(
+        "let me check {n}",
+        "check {n}",
+        "ich prüfe {a}",
+        "prüfe {a}{when}",
+        asks("""{is} {n} locked
 @check (if|whether) {n} {is} locked
 did I lock {n}
-did (I|we|someone) forget to lock {n}"""), timed=False),
-}  # fmt: skip
+did (I|we|someone) forget to lock {n}"""),
+        timed=False,
+    ),
+}
 _DOOR = {
-    "open": Action("{n} {is} open", "open {n}", "{n} {ist} offen", "öffne {a}{when}", _asks("""@open {n}
+    "open": Action(
+        "{n} {is} open",
+        "open {n}",
+        "{n} {ist} offen",
+        "öffne {a}{when}",
+        asks("""@open {n}
 @open up {n}
 @open {n} for (me|us|the guests)
 {n} open
-@let me in (at|through) {n}""")),
-    "close": Action("{n} {is} closed", "close {n}", "{n} {ist} geschlossen", "schließe {a}{when}", _asks("""@close {n}
+@let me in (at|through) {n}"""),
+    ),
+    "close": Action(
+        "{n} {is} closed",
+        "close {n}",
+        "{n} {ist} geschlossen",
+        "schließe {a}{when}",
+        asks("""@close {n}
 @shut {n}
 {n} (closed|shut)
 someone left {n} open
-{n} {is} still open""")),
-    "get": Action("let me check {n}", "check {n}", "ich prüfe {a}", "prüfe {a}{when}",
-                  _asks("{is} {n} (open|closed|shut)\ndid I (close|shut) {n}\n@check (if|whether) {n} {is} (open|closed)"),
-                  timed=False, weight=0.6),
-}  # fmt: skip
+{n} {is} still open"""),
+    ),
+    "get": Action(
+        "let me check {n}",
+        "check {n}",
+        "ich prüfe {a}",
+        "prüfe {a}{when}",
+        asks(
+            "{is} {n} (open|closed|shut)\ndid I (close|shut) {n}\n@check (if|whether) {n} {is} (open|closed)"
+        ),
+        timed=False,
+        weight=0.6,
+    ),
+}
 _TIMER = {
-    "start": Action("{n} is set for {v}", "", "{n} läuft {v}", "", _asks("""@set {a_name} timer for {v}
+    "start": Action(
+        "{n} is set for {v}",
+        "",
+        "{n} läuft {v}",
+        "",
+        asks("""@set {a_name} timer for {v}
 @start {a_name} timer for {v}
 @set a timer for {v} {for_the}
 @start a {v_one} timer {for_the}
 @set a {v_one} timer {for_the}
 {v_one} timer {for_the}
 timer {for_the} {v}
-@count down {v} {for_the}"""), weight=3.0, timed=False),
-    "cancel": Action("{n} is canceled", "", "{n} ist gestoppt", "", _asks("""@cancel the {name} timer
+@count down {v} {for_the}"""),
+        weight=3.0,
+        timed=False,
+    ),
+    "cancel": Action(
+        "{n} is canceled",
+        "",
+        "{n} ist gestoppt",
+        "",
+        asks("""@cancel the {name} timer
 @stop the {name} timer
 @turn off the {name} timer
 I (don't|no longer) need the {name} timer (any more|anymore|)
-no {name} timer (please|anymore)"""), timed=False),
-    "get": Action("let me check {n}", "", "ich prüfe {a}", "", _asks("""how (much time|long) is left on the {name} timer
+no {name} timer (please|anymore)"""),
+        timed=False,
+    ),
+    "get": Action(
+        "let me check {n}",
+        "",
+        "ich prüfe {a}",
+        "",
+        asks("""how (much time|long) is left on the {name} timer
 how long (until|before) the {name} timer (is done|rings|goes off)
-@check the {name} timer"""), timed=False, weight=0.6),
-}  # fmt: skip
+@check the {name} timer"""),
+        timed=False,
+        weight=0.6,
+    ),
+}
 
 NAMED: dict[str, Named] = {
     "lock": Named(_LOCK, _door, _tuer, _nothing, _nothing, 2.2),
     "door": Named(_DOOR, _door, _tuer, _nothing, _nothing, 1.3),
     "timer": Named(
-        _TIMER, lambda n: f"the {n or ''} timer", lambda n: f"der {TIMERS[n]}-Timer" if n else "der Timer",
-        lambda v: english_minutes(int(v or 0)), lambda v: german_minutes(int(v or 0)), 2.0),
-    "scene": Named({"start": Action("{n} is on", "start {n}", "{n} ist an", "starte {a}{when}", _asks("""@start {n}
+        _TIMER,
+        lambda n: f"the {n or ''} timer",
+        lambda n: f"der {TIMERS[n]}-Timer" if n else "der Timer",
+        lambda v: english_minutes(int(v or 0)),
+        lambda v: german_minutes(int(v or 0)),
+        2.0,
+    ),
+    "scene": Named(
+        {
+            "start": Action(
+                "{n} is on",
+                "start {n}",
+                "{n} ist an",
+                "starte {a}{when}",
+                asks("""@start {n}
 @activate {n}
 @(switch|change) to {n}
 @run {n}
 @turn on {n}
 {n} please
-put the house in {n}"""))},
-        lambda n: f"the {n} scene", lambda n: f"die Szene {SCENES[str(n)][0]}", _nothing, _nothing, 1.5),
-    "reminder": Named({"set": Action("I will remind you to {v}", "remind you to {v}", "ich erinnere dich daran, {v}",
-                                     "erinnere dich{when} daran, {v}", _asks("""@remind me to {v}
+put the house in {n}"""),
+            )
+        },
+        lambda n: f"the {n} scene",
+        lambda n: f"die Szene {SCENES[str(n)][0]}",
+        _nothing,
+        _nothing,
+        1.5,
+    ),
+    "reminder": Named(
+        {
+            "set": Action(
+                "I will remind you to {v}",
+                "remind you to {v}",
+                "ich erinnere dich daran, {v}",
+                "erinnere dich{when} daran, {v}",
+                asks("""@remind me to {v}
 @remind me {when} to {v}
 @set a reminder {when} to {v}
 @set a reminder to {v}
 @give me a reminder to {v}
 I (have|need) to {v}, so remind me
-don't let me forget to {v}"""))}, _door, lambda n: "", lambda v: str(v).replace(" my ", " your "), _words(TASKS), 1.3),
-    "shopping list": Named({"add": Action("I added {v} to the shopping list", "", "ich habe {v} auf die Einkaufsliste gesetzt", "",
-                                          _asks("""@add {v} to the (shopping|grocery) list
+don't let me forget to {v}"""),
+            )
+        },
+        _door,
+        lambda n: "",
+        lambda v: str(v).replace(" my ", " your "),
+        _words(TASKS),
+        1.3,
+    ),
+    "shopping list": Named(
+        {
+            "add": Action(
+                "I added {v} to the shopping list",
+                "",
+                "ich habe {v} auf die Einkaufsliste gesetzt",
+                "",
+                asks("""@add {v} to the (shopping|grocery) list
 @put {v} on the (shopping|grocery) list
 @put {v} on my list
 @write {v} on the (shopping|grocery) list
 we (are|ran) out of {v}
 we need (more|some|) {v}
 I need to buy {v}
-we have no {v} left"""), timed=False, weight=2.0),
-        "remove": Action("I removed {v} from the shopping list", "", "ich habe {v} von der Einkaufsliste gestrichen", "",
-                         _asks("""@take {v} off the (shopping|grocery|) list
+we have no {v} left"""),
+                timed=False,
+                weight=2.0,
+            ),
+            "remove": Action(
+                "I removed {v} from the shopping list",
+                "",
+                "ich habe {v} von der Einkaufsliste gestrichen",
+                "",
+                asks("""@take {v} off the (shopping|grocery|) list
 cross {v} off the (shopping|) list
 remove {v} from the (shopping|grocery) list
-we (don't|no longer) need {v} (any more|)"""), timed=False)},
-        _door, lambda n: "", lambda v: str(v), _words(GOODS), 1.3),
-    "camera": Named({"show": Action("here is the camera at {n}", "show the camera at {n}", "hier ist die Kamera {n}",
-                                    "zeige die Kamera {n}{when}", _asks("""@show (me|us|) the {name} camera
+we (don't|no longer) need {v} (any more|)"""),
+                timed=False,
+            ),
+        },
+        _door,
+        lambda n: "",
+        lambda v: str(v),
+        _words(GOODS),
+        1.3,
+    ),
+    "camera": Named(
+        {
+            "show": Action(
+                "here is the camera at {n}",
+                "show the camera at {n}",
+                "hier ist die Kamera {n}",
+                "zeige die Kamera {n}{when}",
+                asks("""@show (me|us|) the {name} camera
 @show me the camera (at|in) {n}
 who is at {n}
 what's (happening|going on) at {n}
 @(open|start) the {name} camera
-@let me see {n}"""), timed=False)}, _door, lambda n: CAMERAS[str(n)], _nothing, _nothing, 0.7),
-}  # fmt: skip
+@let me see {n}"""),
+                timed=False,
+            )
+        },
+        _door,
+        lambda n: CAMERAS[str(n)],
+        _nothing,
+        _nothing,
+        0.7,
+    ),
+}

@@ -10,14 +10,18 @@ from dataclasses import dataclass
 
 from .chatter import TALK, talk
 from .commands import Command, to_english, to_german, to_json
-from .requests import Request, dress, one_request, two_requests
+from .phrases import dress
+from .requests import Request, one_request, two_requests
 
 VIEWS = ("base", "json", "german")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What is said, and the answer of the base and of each adapter; `split` is train, template or combination."""
+    """What is said, and the answer of the base and of each adapter.
+
+    `split` is train, template or combination (`split_of`).
+    """
 
     text: str
     answers: dict[str, str]
@@ -56,7 +60,9 @@ def draw(rng: random.Random) -> Sample:
     else:
         request = one_request(rng)
     if kind == "command":
-        answers = dict(zip(VIEWS, (f(request.commands) for f in (to_english, to_json, to_german)), strict=True))
+        answers = dict(
+            zip(VIEWS, (f(request.commands) for f in (to_english, to_json, to_german)), strict=True)
+        )
     else:
         answers = {"base": TALK[kind][0], "json": to_json(()), "german": TALK[kind][1]}
     return Sample(dress(request.text, rng), answers, split_of(request))
@@ -87,5 +93,10 @@ def misspell(text: str, rng: random.Random) -> str:
     if not at:
         return text
     i = rng.choice(at)
-    return rng.choice((text[:i] + text[i + 1 :], text[:i] + text[i] + text[i:],
-                       text[:i] + text[i + 1] + text[i] + text[i + 2 :]))  # fmt: skip
+    return rng.choice(
+        (
+            text[:i] + text[i + 1 :],
+            text[:i] + text[i] + text[i:],
+            text[:i] + text[i + 1] + text[i] + text[i + 2 :],
+        )
+    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from .grammar import listed
+
 
 @dataclass(frozen=True)
 class Room:
@@ -51,17 +53,26 @@ INDOOR = tuple(n for n in ROOMS if n not in ("garden", "balcony", "terrace", "po
 LIVED_IN = tuple(n for n in INDOOR if n not in ("garage", "basement", "attic", "laundry room", "workshop"))
 
 DOORS: dict[str, tuple[str, str]] = {  # name -> German noun, and the gender's accusative article
-    "front door": ("Haustür", "die"), "back door": ("Hintertür", "die"), "garage door": ("Garagentor", "das"),
-    "basement door": ("Kellertür", "die"), "balcony door": ("Balkontür", "die"), "side door": ("Seitentür", "die"),
-    "garden gate": ("Gartentor", "das"), "terrace door": ("Terrassentür", "die"),
-}  # fmt: skip
-DOOR_SAID = {"front door": ("front door", "front door", "main door", "entrance door"),
-             "basement door": ("basement door", "cellar door"),
-             "terrace door": ("terrace door", "patio door")}  # fmt: skip
+    "front door": ("Haustür", "die"),
+    "back door": ("Hintertür", "die"),
+    "garage door": ("Garagentor", "das"),
+    "basement door": ("Kellertür", "die"),
+    "balcony door": ("Balkontür", "die"),
+    "side door": ("Seitentür", "die"),
+    "garden gate": ("Gartentor", "das"),
+    "terrace door": ("Terrassentür", "die"),
+}
+DOOR_SAID = {
+    "front door": ("front door", "front door", "main door", "entrance door"),
+    "basement door": ("basement door", "cellar door"),
+    "terrace door": ("terrace door", "patio door"),
+}
 
-_ONES = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-         "seventeen eighteen nineteen").split()  # fmt: skip
-_TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES = listed("""
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+seventeen eighteen nineteen
+""")
+_TENS = listed("_ _ twenty thirty forty fifty sixty seventy eighty ninety")
 
 
 def number_words(n: int, joint: str = "-") -> str:
@@ -75,7 +86,7 @@ def number_words(n: int, joint: str = "-") -> str:
 
 
 def say_number(n: float, rng: random.Random, digits: float = 0.55) -> str:
-    """The number as digits (with the given probability) or words; halves as "21.5" or "twenty-one and a half"."""
+    """The number as digits (with the given probability) or words; halves as "21.5" or "… and a half"."""
     whole, half = int(n), n != int(n)
     if rng.random() < digits:
         return f"{n:g}"
@@ -141,9 +152,12 @@ def say_clock(clock: str, rng: random.Random) -> str:
     if minute == 15:
         return rng.choice((f"quarter past {after}", f"a quarter past {after}", f"{after} fifteen")) + half
     if minute == 45 and hour not in (11, 23):
-        return rng.choice((f"quarter to {following}", f"a quarter to {following}", f"{after} forty-five")) + half
+        return (
+            rng.choice((f"quarter to {following}", f"a quarter to {following}", f"{after} forty-five")) + half
+        )
     if minute:
-        return f"{after} {number_words(minute, rng.choice('- ')) if minute > 9 else f'oh {number_words(minute)}'}{half}"
+        said = number_words(minute, rng.choice("- ")) if minute > 9 else f"oh {number_words(minute)}"
+        return f"{after} {said}{half}"
     return after + (rng.choice(("", "", " o'clock")) if half == f" {part}" else "") + half
 
 
@@ -151,10 +165,16 @@ def pick_minutes(rng: random.Random) -> int:
     """A duration in minutes, round ones more often."""
     if rng.random() < 0.35:
         return rng.randint(1, 59)
-    return rng.choice((1, 2, 3, 4, 5, 5, 10, 10, 12, 15, 15, 20, 20, 25, 30, 30, 35, 40, 45, 50, 60, 60, 90, 120, 180, 240))
+    return rng.choice(
+        (1, 2, 3, 4, 5, 5, 10, 10, 12, 15, 15, 20, 20, 25, 30, 30, 35, 40, 45, 50, 60, 60, 90, 120, 180, 240)
+    )
 
 
 def pick_clock(rng: random.Random) -> str:
     """A time of day "HH:MM", round ones more often."""
-    minute = rng.choice((0, 0, 0, 30, 30, 15, 45, 10, 20, 40, 50, 5, 55)) if rng.random() < 0.9 else rng.randint(0, 59)
+    minute = (
+        rng.choice((0, 0, 0, 30, 30, 15, 45, 10, 20, 40, 50, 5, 55))
+        if rng.random() < 0.9
+        else rng.randint(0, 59)
+    )
     return f"{rng.choice((*range(5, 24), *range(6, 24), 0)):02d}:{minute:02d}"

@@ -1,0 +1,57 @@
+# make demo: set up and run the built-in model.   make test: set up and pass the tests.
+# Both need python3 with venv, a C++ compiler and make; everything else comes as wheels into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := pip install -q --disable-pip-version-check
+SOURCES := CMakeLists.txt pyproject.toml $(shell find cpp python tests/cpp -type f -not -name '*.so' -not -path '*/__pycache__/*')
+BUILD := build/native
+
+.PHONY: help demo test lint peer bench clean
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The package as a user gets it, with the C++ checks built beside it.
+$(VENV)/installed: $(BIN)/python $(SOURCES)
+	$(BIN)/$(PIP) '.[test]' --config-settings=build-dir=$(BUILD) --config-settings=cmake.define.LORA_EDGE_TESTS=ON
+	@touch $@
+
+demo: $(VENV)/installed
+	@$(BIN)/python examples/demo.py
+
+test: $(VENV)/installed
+	$(BUILD)/check_kernels
+	$(BIN)/python -m pytest
+
+# make lint: ruff, mypy --strict and clang-format.
+lint: $(BIN)/python
+	$(BIN)/$(PIP) 'ruff>=0.6' 'mypy>=1.10' 'clang-format>=19,<20' numpy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check python tests tools bench examples
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(find cpp tests/cpp -name '*.cpp' -o -name '*.h')
+
+# make peer: the outside judges, llama.cpp and transformers + PEFT, in a venv of their own (llama.cpp is built: ~10 minutes).
+PEER := .venv-peer
+$(PEER)/installed: $(SOURCES)
+	$(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/$(PIP) torch==2.13.0
+	$(PEER)/bin/$(PIP) '.[peer,test]'
+	@touch $@
+
+peer: $(PEER)/installed
+	$(PEER)/bin/python -m pytest tests/peer
+	$(PEER)/bin/python -m pytest bench --benchmark-disable-gc
+
+# make bench: latency suites of lora_edge alone.
+bench: $(VENV)/installed
+	$(BIN)/$(PIP) '.[bench]'
+	$(BIN)/python -m pytest bench
+
+include tools/arm/arm.mk
+
+clean:
+	rm -rf build dist $(VENV) $(PEER)

@@ -1,0 +1,191 @@
+"""lora-edge info: what a person wants to know about a model or adapter file, or about this installation."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ..gguf_file import GgufFile
+
+Rows = list[tuple[str, str]]
+
+
+def add_parser(verbs: Any) -> None:
+    p = verbs.add_parser(
+        "info",
+        help="describe a model, an adapter, or this installation",
+        description="Describes a GGUF model, a GGUF adapter, a PEFT folder or a Hugging Face folder; without one, "
+        "this installation and its built-in model.",
+    )
+    p.add_argument("path", metavar="PATH", nargs="?")
+    p.add_argument("--metadata", action="store_true", help="also list all metadata of a GGUF file")
+    p.add_argument("--tensors", action="store_true", help="also list all tensors of a GGUF file")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.path is None:
+        return _print(_installation())
+    path = Path(args.path)
+    if path.is_dir():
+        return _print(_folder(path))
+    file = GgufFile(path)
+    _print(_gguf(path, file))
+    if args.metadata:
+        print()
+        _print([(key, _short(value)) for key, value in file.metadata.items()])
+    if args.tensors:
+        print()
+        _print([(name, f"{kind:<5} {list(shape)}") for name, (shape, kind, _) in file.core.tensors().items()])
+
+
+def _print(rows: Rows) -> None:
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:
+        print(f"{label:<{width}}  {value}")
+
+
+def _installation() -> Rows:
+    from .. import builtin
+    from ..api import runtime_info
+
+    r = runtime_info()
+    return [
+        ("lora_edge", f"{r['version']}, built with gcc/clang {r['compiler']}"),
+        ("kernels", f"{r['isa']} (this CPU runs {', '.join(r['isas_runnable'])}; LORA_EDGE_ISA chooses)"),
+        ("threads", str(r["threads"])),
+        ("device", r["device"]),
+        ("built-in model", f"{builtin.base()}, adapters {', '.join(builtin.adapters())}"),
+    ]
+
+
+def _gguf(path: Path, file: GgufFile) -> Rows:
+    meta = file.metadata
+    kind = "adapter" if meta.get("general.type") == "adapter" else "model"
+    rows = [
+        ("file", f"{path} ({_size(file.core.size)}, GGUF v{file.core.version})"),
+        ("kind", f"{meta.get('adapter.type', '')} adapter".strip() if kind == "adapter" else "model"),
+        ("name", str(meta.get("general.name", "-"))),
+        ("architecture", str(meta.get("general.architecture", "-"))),
+    ]
+    return rows + (_adapter(file) if kind == "adapter" else _model(file))
+
+
+def _model(file: GgufFile) -> Rows:
+    meta, tensors = file.metadata, file.core.tensors()
+    arch = meta.get("general.architecture")
+
+    def get(key: str, default: Any = None) -> Any:
+        return meta.get(f"{arch}.{key}", default)
+
+    n_head, n_embd, layers = get("attention.head_count"), get("embedding_length"), get("block_count")
+    rows: Rows = [("parameters", f"{_parameters(tensors):,}"), ("weights", _types(tensors))]
+    if all(isinstance(v, int) and v > 0 for v in (n_head, n_embd, layers)):
+        n_kv = get("attention.head_count_kv", n_head)
+        head_dim = get("attention.key_length", n_embd // n_head)
+        rows += [
+            ("layers", f"{layers}, width {n_embd}, feed-forward {get('feed_forward_length')}"),
+            ("heads", f"{n_head} query, {n_kv} key/value, of {head_dim}"),
+            ("context", f"{get('context_length')} tokens"),
+            ("KV cache", f"{_size(layers * n_kv * head_dim * 4)} per token in f16"),
+        ]
+    rows.append(("embeddings", "separate output" if "output.weight" in tensors else "tied with the output"))
+    tokens = meta.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, list):
+        kind = f"{meta.get('tokenizer.ggml.model')}, {meta.get('tokenizer.ggml.pre', 'default')}"
+        rows.append(("tokenizer", f"{len(tokens):,} tokens ({kind})"))
+    rows.append(("chat template", "yes" if "tokenizer.chat_template" in meta else "no"))
+    return rows
+
+
+def _adapter(file: GgufFile) -> Rows:
+    tensors, alpha = file.core.tensors(), file.metadata.get("adapter.lora.alpha", "-")
+    targets = {name.removesuffix(".lora_b"): shape[-1] for name, (shape, _, _) in tensors.items() if name.endswith(".lora_b")}
+    return [*_ranks(targets), ("alpha", f"{alpha:g}" if isinstance(alpha, float) else str(alpha)),
+            ("parameters", f"{_parameters(tensors):,}"), ("weights", _types(tensors))]  # fmt: skip
+
+
+def _folder(path: Path) -> Rows:
+    if (path / "adapter_config.json").exists():
+        from ..safetensors_file import SafetensorsFile
+
+        config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+        file = SafetensorsFile(path / "adapter_model.safetensors")
+        targets = {}
+        for key, (shape, _) in _safetensors_shapes(file).items():
+            stem = key.replace(".default", "")
+            for end in (".lora_B.weight", ".lora_embedding_B"):
+                if stem.endswith(end) and len(shape) == 2:
+                    targets[stem.removesuffix(end).removeprefix("base_model.model.")] = shape[1]
+        return [
+            ("folder", str(path)),
+            ("kind", f"PEFT adapter ({config.get('peft_type', '?')})"),
+            ("base", str(config.get("base_model_name_or_path", "-"))),
+            *_ranks(targets),
+            ("alpha", f"{config.get('lora_alpha', '-')}{' (rsLoRA)' if config.get('use_rslora') else ''}"),
+        ]
+    if (path / "config.json").exists():
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        return [
+            ("folder", str(path)),
+            ("kind", "Hugging Face model; `lora-edge convert` makes a GGUF of it"),
+            ("architecture", ", ".join(config.get("architectures") or ["-"])),
+            ("layers", f"{config.get('num_hidden_layers')}, width {config.get('hidden_size')}"),
+            ("vocabulary", f"{config.get('vocab_size')} tokens"),
+        ]
+    raise ValueError(f"'{path}' is neither a model folder (config.json) nor an adapter (adapter_config.json)")
+
+
+def _safetensors_shapes(file: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    return {key: (tuple(file.array(key).shape), "") for key in file}
+
+
+def _ranks(targets: dict[str, int]) -> Rows:
+    modules = Counter(name.split(".")[-1] if "." not in name else _module(name) for name in targets)
+    ranks = sorted(set(targets.values()))
+    return [
+        ("rank", ", ".join(map(str, ranks)) or "-"),
+        ("adapts", ", ".join(f"{name} ×{n}" for name, n in modules.items()) or "nothing"),
+    ]
+
+
+def _module(name: str) -> str:
+    """attn_q of blk.3.attn_q.weight, q_proj of model.layers.3.self_attn.q_proj."""
+    return name.removesuffix(".weight").split(".")[-1]
+
+
+def _parameters(tensors: dict[str, tuple[tuple[int, ...], str, int]]) -> int:
+    total = 0
+    for shape, _, _ in tensors.values():
+        n = 1
+        for d in shape:
+            n *= d
+        total += n
+    return total
+
+
+def _types(tensors: dict[str, tuple[tuple[int, ...], str, int]]) -> str:
+    sizes: Counter[str] = Counter()
+    for _, kind, n_bytes in tensors.values():
+        sizes[kind] += n_bytes
+    return ", ".join(f"{kind} {_size(n)}" for kind, n in sizes.most_common())
+
+
+def _size(n: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.2f} GiB"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return f"{len(value)} strings"
+    if hasattr(value, "shape"):
+        return f"{value.size} × {value.dtype}"
+    text = str(value)
+    return text if len(text) <= 80 else text[:77] + "..."

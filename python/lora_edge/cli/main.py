@@ -1,0 +1,56 @@
+"""Parses the command line and runs the verb."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence as Seq
+
+from .. import __version__
+from . import chat, convert, generate, info
+
+_EPILOG = """\
+examples:
+  lora-edge generate -p "turn on the kitchen light" --compare     the built-in model, and its adapters beside it
+  lora-edge generate -m base.gguf --lora my-peft-folder -p "Once upon a time"
+  lora-edge chat -m base.gguf --lora style.gguf
+  lora-edge info base.gguf
+  lora-edge convert my-model-folder -o base.gguf --type q8_0
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="lora-edge",
+        description="On-device LoRA inference: one INT8 base model in memory, adapters beside it, never merged.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"lora-edge {__version__}")
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for verb in (generate, chat, info, convert):
+        verb.add_parser(verbs)
+    return top
+
+
+def main(argv: Seq[str] | None = None) -> int:
+    """Runs a command line; the exit status: 0, 1 for an error of the input, 2 for wrong usage, 130 for Ctrl-C."""
+    args = parser().parse_args(argv)
+    try:
+        args.run(args)
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # the reader of our output has left: so do we
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        print(f"lora-edge: error: {name}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except (ValueError, RuntimeError, MemoryError) as error:
+        print(f"lora-edge: error: {error or 'out of memory'}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130

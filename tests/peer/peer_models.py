@@ -1,0 +1,120 @@
+"""Freshly drawn tiny models and adapters in transformers and PEFT, whose every part shows in the logits."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+import transformers
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+REAL = ["TinyStories-656K", "stories260K"]
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
+          "high_freq_factor": 4.0, "original_max_position_embeddings": 64}  # fmt: skip
+
+_absent = not SHARED.is_dir()
+if _absent and os.environ.get("CI") == "true":
+    raise RuntimeError(f"{SHARED} is absent: in CI the tests on real models must run")
+needs_shared = pytest.mark.skipif(_absent, reason="needs the real models of ../shared/data, which are not part of the project")
+
+# What a class of models can be configured to do beyond its defaults.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "llama with llama3 factors": ("Llama", {"rope_parameters": LLAMA3, "head_dim": 32}),
+    "llama with linear scaling": ("Llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}}),
+    "llama with attention bias": ("Llama", {"attention_bias": True}),
+    "mistral": ("Mistral", {"sliding_window": None}),
+    "qwen2": ("Qwen2", {}),
+    "qwen3": ("Qwen3", {}),
+}
+
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "rslora": {"use_rslora": True, "r": 5},
+    "per-module rank and alpha": {
+        "rank_pattern": {"q_proj": 3, r"layers\.0\.mlp\..*": 2, "^model.layers.0.self_attn.v_proj": 6},
+        "alpha_pattern": {"down_proj": 5, "layers.0.self_attn.k_proj": 2.5, "up_proj": 9},
+    },
+    "per-module rank, rslora": {"use_rslora": True, "rank_pattern": {"(q|k)_proj": 3}, "alpha_pattern": {"v_proj": 7}},
+    "fan_in_fan_out": {"fan_in_fan_out": True},
+    "embedding": {"target_modules": ["embed_tokens", "v_proj"], "rank_pattern": {"embed_tokens": 3}},
+    "head": {"target_modules": ["lm_head", "o_proj"]},
+    "embedding and head": {"target_modules": ["embed_tokens", "lm_head"], "use_rslora": True},
+}  # fmt: skip
+
+
+def fresh_rng() -> np.random.Generator:
+    seed = int(np.random.SeedSequence().generate_state(1)[0])
+    print(f"seed {seed}")
+    torch.manual_seed(seed)
+    return np.random.default_rng(seed)
+
+
+def random_model(cls: str, rng: np.random.Generator, **changes: Any) -> Any:
+    """A model of random shape: GQA of 1 to 4 heads per KV head, a head that is not d / n_head wide (but for Qwen2), an
+    ffn that is no multiple of 32, tied or not."""
+    n_kv = int(rng.integers(1, 4))
+    n_head = n_kv * int(rng.integers(1, 5))
+    head_dim = int(changes.get("head_dim", 2 * rng.integers(8, 17)))
+    d = n_head * (head_dim if cls == "Qwen2" else head_dim + int(rng.choice([-3, 2, 5])))
+    fields = {
+        "vocab_size": int(rng.integers(90, 200)), "hidden_size": d,
+        "intermediate_size": 32 * int(rng.integers(1, 4)) + 4 * int(rng.integers(1, 8)),
+        "num_hidden_layers": int(rng.integers(1, 4)), "num_attention_heads": n_head, "num_key_value_heads": n_kv,
+        "max_position_embeddings": 512, "rms_norm_eps": float(rng.choice([1e-6, 1e-5])), "bos_token_id": 1, "eos_token_id": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": float(rng.choice([1e4, 5e5]))},
+        "tie_word_embeddings": bool(rng.integers(2)), **changes,
+    }  # fmt: skip
+    if cls != "Qwen2":
+        fields["head_dim"] = head_dim
+    print({k: v for k, v in fields.items() if k not in ("bos_token_id", "eos_token_id")})
+    config = getattr(transformers, f"{cls}Config")(**fields)
+    model = getattr(transformers, f"{cls}ForCausalLM")(config).float().eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "norm" in name:
+                p.uniform_(0.4, 1.6)
+            elif p.ndim == 1:
+                p.normal_(0, 1.0)
+            elif "embed" in name or "lm_head" in name:
+                p.normal_(0, 1.0 if config.tie_word_embeddings or "embed" in name else 0.5)
+            else:
+                p.normal_(0, 1.2 / p.shape[1] ** 0.5)
+    return model
+
+
+def random_adapter(model: Any, folder: Path, *, name: str = "default", **changes: Any) -> Any:
+    """The model under PEFT with one more adapter whose every factor is random, saved to `folder`."""
+    config = peft.LoraConfig(**{"r": 4, "lora_alpha": 12, "target_modules": LINEARS, "task_type": "CAUSAL_LM", **changes})
+    if isinstance(model, peft.PeftModel):
+        model.add_adapter(name, config)
+        adapted = model
+    else:
+        adapted = peft.get_peft_model(model, config, adapter_name=name)
+    with torch.no_grad():
+        for key, p in adapted.named_parameters():
+            if "lora_" in key and f".{name}" in key:
+                embedding = "lora_embedding" in key
+                p.normal_(0, 0.7 if embedding else 0.8 / (p.shape[1] ** 0.5 if "lora_A" in key else 4.0))
+    adapted.eval().save_pretrained(folder, selected_adapters=[name])
+    return adapted
+
+
+def logits_of(model: Any, ids: list[int]) -> np.ndarray:
+    """Float32 logits [len(ids), n_vocab] of transformers, with PEFT's adapters as they are set."""
+    with torch.no_grad():
+        return np.asarray(model(torch.tensor([ids])).logits[0].float().numpy())
+
+
+def real_model(name: str) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(real_folder(name), dtype=torch.float32).eval()
+
+
+def real_folder(name: str) -> Path:
+    return SHARED / "models" / ("stories260K-hf" if name == "stories260K" else name)
