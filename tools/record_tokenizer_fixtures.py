@@ -1,9 +1,10 @@
-"""Records tests/fixtures/tokenizer/*.json: two small vocabularies and the ids that llama.cpp gives to random texts.
+"""Records tests/fixtures/tokenizer/*.json: two small vocabularies and the ids that llama.cpp gives to random
+texts.
 
-The vocabularies are trained here, on text made here; the seed is fixed, so a second run changes nothing unless the tokenizers
-library or llama.cpp does. Needs the packages of `make peer`.
+The vocabularies are trained here, on text made here; the seed is fixed, so a second run changes nothing
+unless the tokenizers library or llama.cpp does. Needs the packages of `make peer`.
 
-    python tools/record_tokenizer_fixtures.py
+python tools/record_tokenizer_fixtures.py
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "python"), str(ROOT / "tests" / "python")]
 
-from tokenizer_cases import Metadata, metadata_of_bpe, random_text, special_words_of, words_of, write_vocabulary  # noqa: E402
+from tokenizer_cases import (  # noqa: E402
+    Metadata,
+    metadata_of_bpe,
+    random_text,
+    special_words_of,
+    words_of,
+    write_vocabulary,
+)
 
 SEED = 20_240_607
 CASES = 60
@@ -32,7 +40,17 @@ CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 PARTS = (
     ["Please", "Could you", "I'd like you to", "Don't", "We'll", "it's time to", "PLEASE"],
     ["turn", "switch", "dim", "open", "close", "set", "raise", "übersetze", "включи", "打开"],
-    ["the lamp", "the lights", "both blinds", "the café's heating", "el ventilador", "Größe", "свет", "灯光", "조명"],
+    [
+        "the lamp",
+        "the lights",
+        "both blinds",
+        "the café's heating",
+        "el ventilador",
+        "Größe",
+        "свет",
+        "灯光",
+        "조명",
+    ],
     ["in the kitchen", "upstairs", "at 7:30", "to 21.5 degrees", "by 40 %", "in 15 minutes", "now", "später"],
     [".", "!", "?", "...", "\n\n", " -- ", ";\n    ", "\t", ' {"room": "hall"}'],
 )
@@ -56,7 +74,8 @@ def byte_level(texts: list[str]) -> Metadata:
 
 
 def sentencepiece(texts: list[str]) -> Metadata:
-    """Pieces in the order in which merges made them, each scored by minus its rank; then characters, then added tokens."""
+    """Pieces in the order in which merges made them, each scored by minus its rank; then characters, then
+    added tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=MERGES + 100, show_progress=False))
@@ -64,12 +83,25 @@ def sentencepiece(texts: list[str]) -> Metadata:
     made = [text for text in sorted(vocab, key=vocab.__getitem__) if len(text) > 1]
     made += ["▁▁", "▁▁▁▁", "▁▁▁"]
     characters = [text for text in sorted(vocab, key=vocab.__getitem__) if len(text) == 1]
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), *made, *characters, "<tool>", "<|im_end|>"]
+    tokens = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{b:02X}>" for b in range(256)),
+        *made,
+        *characters,
+        "<tool>",
+        "<|im_end|>",
+    ]
     return {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.scores": np.array([0.0] * 259 + [-float(i) for i in range(len(tokens) - 259)], np.float32),
-        "tokenizer.ggml.token_type": np.array([2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 261) + [4, 3], np.int32),
+        "tokenizer.ggml.scores": np.array(
+            [0.0] * 259 + [-float(i) for i in range(len(tokens) - 259)], np.float32
+        ),
+        "tokenizer.ggml.token_type": np.array(
+            [2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 261) + [4, 3], np.int32
+        ),
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
     }
@@ -85,9 +117,11 @@ def record(name: str, meta: Metadata, kinds: tuple[str, ...], rng: random.Random
             write_vocabulary(path, meta if kind == "llama" else meta | {"tokenizer.ggml.pre": kind})
             peer = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
             for text, entry in zip(texts, ids, strict=True):
-                # Qwen's own tokenizer normalises first, and its ids decide; llama.cpp leaves that to its caller
+                # Qwen's own tokenizer normalises first, and its ids decide; llama.cpp leaves it out
                 given = (unicodedata.normalize("NFC", text) if kind == "qwen2" else text).encode()
-                entry[kind] = [peer.tokenize(given, add_bos=True, special=special) for special in (False, True)]
+                entry[kind] = [
+                    peer.tokenize(given, add_bos=True, special=special) for special in (False, True)
+                ]
     cases = [{"text": text, "ids": entry} for text, entry in zip(texts, ids, strict=True)]
     plain = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in meta.items()}
     path = ROOT / "tests" / "fixtures" / "tokenizer" / f"{name}.json"

@@ -4,6 +4,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace lora_edge {
 
@@ -33,6 +34,11 @@ std::string concat(const Parts&... parts) {
 template <class... Parts>
 [[noreturn]] void fail_input(const Parts&... parts) {
   throw InputError(concat(parts...));
+}
+
+// Text of a file for an error message: at most 80 bytes of it.
+inline std::string clip(std::string_view text) {
+  return text.size() <= 80 ? std::string(text) : concat(text.substr(0, 80), "...");
 }
 
 }  // namespace lora_edge

@@ -12,33 +12,37 @@
 
 namespace lora_edge {
 
-MappedFile::MappedFile(const std::string& path) : path_(path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) throw SystemError(errno, std::strerror(errno), path);
+MappedFile::MappedFile(const FileSource& source) : path_(source.path), data_(source.data), size_(source.size) {
+  if (!source.data) {
+    const int fd = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // or a FIFO would wait for its writer
+    if (fd < 0) throw SystemError(errno, std::strerror(errno), path_);
+    map(fd);
+  }
+  if (size_ == 0) fail_input("[file] '", path_, "' is empty");
+}
+
+void MappedFile::map(int fd) {
   struct stat info {};
+  void* view = nullptr;
+  int error = 0;
   if (::fstat(fd, &info) != 0) {
-    const int code = errno;
-    ::close(fd);
-    throw SystemError(code, std::strerror(code), path);
+    error = errno;
+  } else if (S_ISDIR(info.st_mode)) {
+    error = EISDIR;
+  } else if (S_ISREG(info.st_mode) && info.st_size > 0) {
+    size_ = static_cast<size_t>(info.st_size);
+    view = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (view == MAP_FAILED) error = errno;
   }
-  if (S_ISDIR(info.st_mode)) {
-    ::close(fd);
-    throw SystemError(EISDIR, std::strerror(EISDIR), path);
-  }
-  if (info.st_size <= 0) {
-    ::close(fd);
-    fail_input("[file] '", path, "' is empty");
-  }
-  size_ = static_cast<size_t>(info.st_size);
-  void* view = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
-  const int code = errno;
   ::close(fd);
-  if (view == MAP_FAILED) throw SystemError(code, std::strerror(code), path);
+  if (error) throw SystemError(error, std::strerror(error), path_);
+  if (!S_ISREG(info.st_mode)) fail_input("[file] '", path_, "' is not a regular file");
   data_ = static_cast<const uint8_t*>(view);
+  mapped_ = view != nullptr;
 }
 
 MappedFile::~MappedFile() {
-  if (data_) ::munmap(const_cast<uint8_t*>(data_), size_);
+  if (mapped_) ::munmap(const_cast<uint8_t*>(data_), size_);
 }
 
 }  // namespace lora_edge

@@ -1,4 +1,4 @@
-// A whole file, mapped read-only.
+// A whole file, mapped read-only, or bytes that are in memory already.
 #pragma once
 
 #include <cstddef>
@@ -7,9 +7,18 @@
 
 namespace lora_edge {
 
+// What to read: the file at `path`, or, where `data` isn't null, `size` bytes from there under the name `path`. Such
+// bytes must outlive the reader and start at a multiple of 8.
+struct FileSource {
+  std::string path;
+  const uint8_t* data = nullptr;
+  size_t size = 0;
+};
+
 class MappedFile {
  public:
-  explicit MappedFile(const std::string& path);  // SystemError when it cannot be opened, InputError when empty
+  // SystemError when it cannot be opened, InputError when it is empty or no regular file.
+  explicit MappedFile(const FileSource& source);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
@@ -19,9 +28,11 @@ class MappedFile {
   const std::string& path() const { return path_; }
 
  private:
+  void map(int fd);
   std::string path_;
   const uint8_t* data_ = nullptr;
   size_t size_ = 0;
+  bool mapped_ = false;
 };
 
 }  // namespace lora_edge

@@ -76,7 +76,7 @@ py::array tensor(const py::object& self, const std::string& name) {
 
 void bind_gguf(py::module_& m) {
   py::class_<GgufFile, std::shared_ptr<GgufFile>>(m, "GgufFile")
-      .def(py::init<const std::string&>(), py::arg("path"))
+      .def(py::init([](const py::object& path) { return std::make_shared<GgufFile>(FileSource{path_bytes(path)}); }), py::arg("path"))
       .def_property_readonly("path", [](const GgufFile& f) { return text(f.path()); })
       .def_property_readonly("size", &GgufFile::size)
       .def_property_readonly("version", &GgufFile::version)

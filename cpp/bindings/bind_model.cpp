@@ -1,3 +1,5 @@
+#include <cfloat>
+#include <chrono>
 #include <cmath>
 
 #include "base/error.h"
@@ -9,10 +11,21 @@ namespace {
 
 using Released = py::call_guard<py::gil_scoped_release>;
 
-bool interrupted() {
-  py::gil_scoped_acquire gil;
-  return PyErr_CheckSignals() != 0;
-}
+// Asks Python for a pending Ctrl-C, at most every kPollSeconds: it takes the GIL, which another thread may hold for 5 ms.
+class Interrupt {
+ public:
+  bool operator()() {
+    const auto now = std::chrono::steady_clock::now();
+    if (now - last_ < kPollSeconds) return false;
+    last_ = now;
+    py::gil_scoped_acquire gil;
+    return PyErr_CheckSignals() != 0;
+  }
+
+ private:
+  static constexpr auto kPollSeconds = std::chrono::milliseconds(50);
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
 
 py::object forward(Model& model, const std::vector<std::pair<std::shared_ptr<Sequence>, std::vector<int>>>& batch, bool all_logits) {
   std::vector<Feed> feeds;
@@ -32,7 +45,7 @@ py::object forward(Model& model, const std::vector<std::pair<std::shared_ptr<Seq
   {
     py::gil_scoped_release release;
     try {
-      model.forward(feeds, logits, interrupted);
+      model.forward(feeds, logits, Interrupt());
     } catch (const Cancelled&) {
       cancelled = true;
     }
@@ -87,7 +100,7 @@ void set_weight(Adapter& adapter, const Model& model, int id, const py::tuple& e
   const auto a = py::array::ensure(entry[0], py::array::c_style), b = py::array::ensure(entry[1], py::array::c_style);
   const auto scale = entry[2].cast<double>();
   if (!a || !b || a.ndim() != 2 || b.ndim() != 2) fail_input("[adapter] '", name, "': lora_a and lora_b must be matrices");
-  if (!std::isfinite(scale)) fail_input("[adapter] '", name, "': scale ", scale, " is not finite");
+  if (!(std::fabs(scale) <= FLT_MAX)) fail_input("[adapter] '", name, "': scale ", scale, " is not finite");
   const Weight& w = model.weight(id);
   const bool embedding = id == embedding_id(model.config());
   const py::ssize_t r = b.shape(1), n = embedding ? w.k : w.n;
@@ -121,7 +134,7 @@ std::shared_ptr<Adapter> make_adapter(const Model& model, const std::string& nam
 AdapterSet adapter_set(const std::vector<std::pair<std::shared_ptr<Adapter>, double>>& adapters) {
   AdapterSet set;
   for (const auto& [adapter, weight] : adapters) {
-    if (!std::isfinite(weight)) fail_input("[adapter] '", adapter->name(), "': weight ", weight, " is not finite");
+    if (!(std::fabs(weight) <= FLT_MAX)) fail_input("[adapter] '", adapter->name(), "': weight ", weight, " is not finite");
     set.push_back({adapter, static_cast<float>(weight)});
   }
   return set;
@@ -154,10 +167,12 @@ void bind_model(py::module_& m) {
       });
 
   py::class_<Model, std::shared_ptr<Model>>(m, "Model")
-      .def(py::init([](const std::string& path, int n_ctx, int threads, const std::string& kv_type) {
-             return std::make_shared<Model>(path, ModelOptions{n_ctx, threads, kv_type});
+      .def(py::init([](const py::object& path, int n_ctx, int threads, const std::string& kv_type) {
+             const std::string bytes = path_bytes(path);
+             const py::gil_scoped_release release;
+             return std::make_shared<Model>(FileSource{bytes}, ModelOptions{n_ctx, threads, kv_type});
            }),
-           py::arg("path"), py::arg("n_ctx"), py::arg("threads"), py::arg("kv_type"), Released())
+           py::arg("path"), py::arg("n_ctx"), py::arg("threads"), py::arg("kv_type"))
       .def_property_readonly("file", &Model::file, py::return_value_policy::reference_internal)
       .def_property_readonly("config", config)
       .def_property_readonly("n_ctx", &Model::n_ctx)

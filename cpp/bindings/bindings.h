@@ -9,6 +9,13 @@ namespace lora_edge {
 
 namespace py = pybind11;
 
+// The bytes of a path given as str, bytes or os.PathLike, whatever bytes its name holds. ValueError: a NUL in it.
+inline std::string path_bytes(const py::object& path) {
+  PyObject* bytes = nullptr;
+  if (!PyUnicode_FSConverter(path.ptr(), &bytes)) throw py::error_already_set();
+  return py::reinterpret_steal<py::bytes>(bytes);
+}
+
 void bind_gguf(py::module_& m);
 void bind_model(py::module_& m);
 void bind_sampler(py::module_& m);

@@ -24,6 +24,21 @@ py::dict build_info() {
   return info;
 }
 
+// Messages quote names from files, which may hold bytes that are no UTF-8, and control characters.
+py::object message(const std::string& text) {
+  std::string line;
+  for (const char c : text) {
+    if (static_cast<unsigned char>(c) >= 0x20 && c != 0x7f) {
+      line += c;
+    } else {
+      constexpr char kHex[] = "0123456789abcdef";
+      line += {'\\', 'x', kHex[c >> 4 & 15], kHex[c & 15]};
+    }
+  }
+  return py::reinterpret_steal<py::object>(
+      PyUnicode_DecodeUTF8(line.data(), static_cast<Py_ssize_t>(line.size()), "backslashreplace"));
+}
+
 }  // namespace
 }  // namespace lora_edge
 
@@ -32,8 +47,12 @@ PYBIND11_MODULE(_core, m) {
   py::register_exception_translator([](std::exception_ptr p) {
     try {
       if (p) std::rethrow_exception(p);
+    } catch (const InputError& e) {
+      PyErr_SetObject(PyExc_ValueError, message(e.what()).ptr());
     } catch (const SystemError& e) {  // OSError(errno, text, path) picks FileNotFoundError and the like by itself
-      const py::object error = py::handle(PyExc_OSError)(e.code, e.what(), e.path);
+      const auto path = py::reinterpret_steal<py::object>(
+          PyUnicode_DecodeFSDefaultAndSize(e.path.data(), static_cast<Py_ssize_t>(e.path.size())));
+      const py::object error = py::handle(PyExc_OSError)(e.code, e.what(), path);
       PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
     }
   });

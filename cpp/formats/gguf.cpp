@@ -1,5 +1,7 @@
 #include "formats/gguf.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 
 namespace lora_edge {
@@ -38,7 +40,8 @@ uint32_t scalar_size(GgufType type) {
   }
 }
 
-constexpr uint64_t kMaxName = 1 << 16;
+constexpr uint64_t kMaxName = 1024;  // bytes; the names in use are shorter than 64
+constexpr uint64_t kMaxEntries = 1 << 16;  // metadata entries, and tensors: each costs some 300 bytes of memory
 constexpr uint64_t kMaxAlignment = 1 << 20;
 
 class Cursor {
@@ -51,7 +54,7 @@ class Cursor {
 
   const uint8_t* take(uint64_t n, const std::string& what) {
     if (n > left())
-      fail_input("[gguf] ", what, ": ", n, " bytes at offset ", pos_, " reach past the end of the file (", size_, " bytes)");
+      fail_input(what, ": ", n, " bytes at offset ", pos_, " reach past the end of the file (", size_, " bytes): is it truncated?");
     const uint8_t* p = here();
     pos_ += n;
     return p;
@@ -79,13 +82,13 @@ GgufArray read_array(Cursor& in, const std::string& what) {
   const uint64_t count = in.read<uint64_t>(what);
   GgufArray array{type, count, in.here()};
   if (type == GgufType::string) {
-    if (count > in.left() / 8) fail_input("[gguf] ", what, ": ", count, " strings don't fit in the file");
+    if (count > in.left() / 8) fail_input(what, ": ", count, " strings don't fit in the file");
     for (uint64_t i = 0; i < count; ++i) in.string(what);
     return array;
   }
   const uint32_t size = scalar_size(type);
-  if (size == 0) fail_input("[gguf] ", what, ": arrays of type ", static_cast<uint32_t>(type), " are not supported");
-  if (count > in.left() / size) fail_input("[gguf] ", what, ": ", count, " elements don't fit in the file");
+  if (size == 0) fail_input(what, ": arrays of type ", static_cast<uint32_t>(type), " are not supported");
+  if (count > in.left() / size) fail_input(what, ": ", count, " elements don't fit in the file");
   in.take(count * size, what);
   return array;
 }
@@ -107,39 +110,49 @@ GgufValue read_value(Cursor& in, const std::string& what) {
     case GgufType::string: return in.string(what);
     case GgufType::array: return read_array(in, what);
   }
-  fail_input("[gguf] ", what, ": unknown value type ", id);
+  fail_input(what, ": unknown value type ", id);
 }
 
 std::string read_name(Cursor& in, const std::string& what) {
   const std::string_view name = in.string(what);
-  if (name.empty() || name.size() > kMaxName) fail_input("[gguf] ", what, ": a name of ", name.size(), " bytes");
+  if (name.empty() || name.size() > kMaxName) fail_input(what, ": a name of ", name.size(), " bytes (1 to ", kMaxName, " are possible)");
   return std::string(name);
 }
 
 GgufTensor read_tensor_info(Cursor& in, uint64_t index, uint64_t* offset) {
   GgufTensor tensor;
   tensor.name = read_name(in, concat("name of tensor ", index));
-  const std::string what = concat("tensor '", tensor.name, "'");
+  const std::string what = concat("tensor '", clip(tensor.name), "'");
   const uint32_t n_dims = in.read<uint32_t>(what);
-  if (n_dims < 1 || n_dims > 4) fail_input("[gguf] ", what, ": ", n_dims, " dimensions (1 to 4 are possible)");
+  if (n_dims < 1 || n_dims > 4) fail_input(what, ": ", n_dims, " dimensions (1 to 4 are possible)");
   uint64_t elements = 1;
   tensor.shape.resize(n_dims);
   for (uint32_t d = 0; d < n_dims; ++d) {
     const uint64_t dim = in.read<uint64_t>(what);
-    if (dim == 0 || dim > (uint64_t{1} << 40) / elements) fail_input("[gguf] ", what, ": dimension ", d, " is ", dim);
+    if (dim == 0 || dim > (uint64_t{1} << 40) / elements) fail_input(what, ": dimension ", d, " is ", dim);
     elements *= dim;
     tensor.shape[n_dims - 1 - d] = dim;  // the file lists the fastest first
   }
   tensor.type = in.read<uint32_t>(what);
   const TypeInfo* type = find_type(tensor.type);
-  if (!type) fail_input("[gguf] ", what, ": unknown tensor type ", tensor.type);
+  if (!type) fail_input(what, ": unknown tensor type ", tensor.type);
   tensor.type_name = type->name;
   if (tensor.shape.back() % type->block != 0)
-    fail_input("[gguf] ", what, ": rows of ", tensor.shape.back(), " elements are no multiple of ", type->name,
+    fail_input(what, ": rows of ", tensor.shape.back(), " elements are no multiple of ", type->name,
                "'s block of ", type->block);
   tensor.n_bytes = elements / type->block * type->bytes;
   *offset = in.read<uint64_t>(what);
   return tensor;
+}
+
+// No two tensors may share bytes: a small file could otherwise claim the work and the memory of a huge one.
+void check_overlap(const std::vector<GgufTensor>& tensors) {
+  std::vector<const GgufTensor*> order;
+  for (const GgufTensor& t : tensors) order.push_back(&t);
+  std::sort(order.begin(), order.end(), [](const GgufTensor* a, const GgufTensor* b) { return a->data < b->data; });
+  for (size_t i = 1; i < order.size(); ++i)
+    if (order[i]->data < order[i - 1]->data + order[i - 1]->n_bytes)
+      fail_input("tensors '", clip(order[i - 1]->name), "' and '", clip(order[i]->name), "' overlap");
 }
 
 }  // namespace
@@ -163,52 +176,61 @@ uint64_t GgufTensor::n_elements() const {
   return n;
 }
 
-GgufFile::GgufFile(const std::string& path) : file_(path) {
+GgufFile::GgufFile(const FileSource& source) : file_(source) {
+  try {
+    parse();
+  } catch (const InputError& error) {
+    fail_input("[gguf] '", path(), "': ", error.what());
+  }
+}
+
+void GgufFile::parse() {
   Cursor in(file_.data(), file_.size());
-  if (in.left() < 4 || std::memcmp(in.here(), "GGUF", 4) != 0) fail_input("[gguf] '", path, "' is not a GGUF file");
+  if (in.left() < 4 || std::memcmp(in.here(), "GGUF", 4) != 0) fail_input("this is not a GGUF file");
   in.take(4, "magic");
   version_ = in.read<uint32_t>("version");
-  if (version_ != 2 && version_ != 3) {
-    const bool swapped = (version_ & 0xffff) == 0;
-    fail_input("[gguf] '", path, "' has version ", version_, "; 2 and 3 are supported",
-               swapped ? " (a big-endian file?)" : "");
-  }
+  if (version_ != 0 && (version_ & 0xffff) == 0)
+    fail_input("this is a big-endian GGUF file, which is not supported: convert the model for little-endian machines");
+  if (version_ != 2 && version_ != 3)
+    fail_input("GGUF version ", version_, " is not supported, 2 and 3 are: convert the model with a current converter");
   const uint64_t n_tensors = in.read<uint64_t>("tensor count");
   const uint64_t n_values = in.read<uint64_t>("metadata count");
   // The smallest entries: a value is 8 + 1 + 4 + 1 bytes, a tensor 8 + 1 + 4 + 8 + 4 + 8.
-  if (n_values > in.left() / 14) fail_input("[gguf] ", n_values, " metadata entries don't fit in the file");
-  if (n_tensors > in.left() / 33) fail_input("[gguf] ", n_tensors, " tensors don't fit in the file");
+  if (n_values > kMaxEntries || n_values > in.left() / 14) fail_input(n_values, " metadata entries don't fit in the file");
+  if (n_tensors > kMaxEntries || n_tensors > in.left() / 33) fail_input(n_tensors, " tensors don't fit in the file");
 
   for (uint64_t i = 0; i < n_values; ++i) {
     std::string key = read_name(in, concat("key ", i));
-    if (!value_index_.emplace(key, metadata_.size()).second) fail_input("[gguf] key '", key, "' appears twice");
-    GgufValue value = read_value(in, concat("key '", key, "'"));
+    const std::string what = concat("key '", clip(key), "'");
+    if (!value_index_.emplace(key, metadata_.size()).second) fail_input(what, " appears twice");
+    GgufValue value = read_value(in, what);
     metadata_.emplace_back(std::move(key), std::move(value));
   }
   uint64_t alignment = 32;
   if (const GgufValue* v = find_value("general.alignment")) {
     const auto* a = std::get_if<uint64_t>(v);
     if (!a || *a < 8 || (*a & (*a - 1)) != 0 || *a > kMaxAlignment)
-      fail_input("[gguf] general.alignment must be a power of two from 8 to ", kMaxAlignment);
+      fail_input("general.alignment must be a power of two from 8 to ", kMaxAlignment);
     alignment = *a;
   }
   std::vector<uint64_t> offsets(n_tensors);
   for (uint64_t i = 0; i < n_tensors; ++i) {
     GgufTensor tensor = read_tensor_info(in, i, &offsets[i]);
-    if (!tensor_index_.emplace(tensor.name, i).second) fail_input("[gguf] tensor '", tensor.name, "' appears twice");
+    if (!tensor_index_.emplace(tensor.name, i).second) fail_input("tensor '", clip(tensor.name), "' appears twice");
     tensors_.push_back(std::move(tensor));
   }
   const uint64_t start = (in.pos() + alignment - 1) / alignment * alignment;
   for (uint64_t i = 0; i < n_tensors; ++i) {
     GgufTensor& tensor = tensors_[i];
     if (offsets[i] % alignment != 0)
-      fail_input("[gguf] tensor '", tensor.name, "': offset ", offsets[i], " is no multiple of the alignment ", alignment);
+      fail_input("tensor '", clip(tensor.name), "': offset ", offsets[i], " is no multiple of the alignment ", alignment);
     if (start > file_.size() || offsets[i] > file_.size() - start ||
         tensor.n_bytes > file_.size() - start - offsets[i])
-      fail_input("[gguf] tensor '", tensor.name, "': ", tensor.n_bytes, " bytes at offset ", offsets[i],
-                 " reach past the end of the file (is it truncated?)");
+      fail_input("tensor '", clip(tensor.name), "': ", tensor.n_bytes, " bytes at offset ", offsets[i],
+                 " reach past the end of the file (", file_.size(), " bytes): is it truncated?");
     tensor.data = file_.data() + start + offsets[i];
   }
+  check_overlap(tensors_);
 }
 
 const GgufValue* GgufFile::find_value(const std::string& key) const {
@@ -228,7 +250,7 @@ DType GgufFile::dtype(const GgufTensor& tensor) {
     case 8: return DType::q8_0;
     case 30: return DType::bf16;
     default:
-      fail_input("[gguf] tensor '", tensor.name, "' has type ", tensor.type_name,
+      fail_input("[gguf] tensor '", clip(tensor.name), "' has type ", tensor.type_name,
                  ", which is not supported: convert the model with type F32, F16, BF16 or Q8_0");
   }
 }

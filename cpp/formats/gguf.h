@@ -41,7 +41,7 @@ struct GgufTensor {
 
 class GgufFile {
  public:
-  explicit GgufFile(const std::string& path);
+  explicit GgufFile(const FileSource& source);
 
   const std::string& path() const { return file_.path(); }
   uint64_t size() const { return file_.size(); }
@@ -56,6 +56,8 @@ class GgufFile {
   static DType dtype(const GgufTensor& tensor);
 
  private:
+  void parse();
+
   MappedFile file_;
   uint32_t version_ = 0;
   std::vector<std::pair<std::string, GgufValue>> metadata_;

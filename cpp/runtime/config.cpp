@@ -36,7 +36,8 @@ class Metadata {
     const auto v = number(suffix);
     if (!v && absent) return *absent;
     if (!v) fail_input("[model] metadata '", arch_, ".", suffix, "' is missing");
-    if (!(*v > 0 && std::isfinite(*v))) fail_input("[model] metadata '", arch_, ".", suffix, "' is ", *v, ", not positive");
+    if (!(*v >= 1e-30 && *v <= 1e30))  // what float32 holds with room to spare
+      fail_input("[model] metadata '", arch_, ".", suffix, "' is ", *v, ", not a positive number from 1e-30 to 1e30");
     return *v;
   }
 
@@ -70,11 +71,15 @@ std::string string_value(const GgufFile& file, const std::string& key) {
 }
 
 // Frequencies of RoPE (Su et al. 2021): base^(-2i / n_rot), divided by linear position scaling (Chen et al. 2023) and by
-// llama3's per-frequency factors, which GGUF stores as the tensor rope_freqs.weight.
-std::vector<double> frequencies(const GgufFile& file, const Config& c) {
-  std::vector<double> out(static_cast<size_t>(c.n_rot / 2));
-  for (size_t i = 0; i < out.size(); ++i)
-    out[i] = std::pow(c.rope_base, -2.0 * static_cast<double>(i) / c.n_rot) / c.rope_linear;
+// llama3's per-frequency factors, which GGUF stores as the tensor rope_freqs.weight. They are rounded to float32 step by
+// step as in transformers, with whose angles models are trained: at position 10,000 float32's own rounding of an angle
+// is 5e-4.
+std::vector<float> frequencies(const GgufFile& file, const Config& c) {
+  std::vector<float> out(static_cast<size_t>(c.n_rot / 2));
+  for (size_t i = 0; i < out.size(); ++i) {
+    const float exponent = static_cast<float>(2 * i) / static_cast<float>(c.n_rot);
+    out[i] = 1.0f / static_cast<float>(std::pow(c.rope_base, exponent)) / static_cast<float>(c.rope_linear);
+  }
   const GgufTensor* factors = file.find_tensor("rope_freqs.weight");
   if (!factors) return out;
   if (factors->type != 0 || factors->shape.size() != 1 || factors->shape[0] != out.size())
@@ -97,7 +102,7 @@ Config read_config(const GgufFile& file) {
   c.arch = string_value(file, "general.architecture");
   c.name = string_value(file, "general.name");
   if (c.arch != "llama" && c.arch != "qwen2" && c.arch != "qwen3")
-    fail_input("[model] architecture '", c.arch, "' is not supported; llama, qwen2 and qwen3 are");
+    fail_input("[model] architecture '", clip(c.arch), "' is not supported; llama, qwen2 and qwen3 are");
   const Metadata meta(file, c.arch);
   if (meta.integer("expert_count", 0, 1 << 16, 0) > 0) fail_input("[model] mixture-of-experts models are not supported");
 
@@ -106,8 +111,8 @@ Config read_config(const GgufFile& file) {
   c.n_head = meta.integer("attention.head_count", 1, 1 << 12);
   c.n_head_kv = meta.integer("attention.head_count_kv", 1, 1 << 12, c.n_head);
   c.n_ff = meta.integer("feed_forward_length", 1, 1 << 20);
-  c.n_ctx_train = meta.integer("context_length", 1, 1 << 30);
-  const int window = meta.integer("attention.sliding_window", 0, 1 << 30, 0);
+  c.n_ctx_train = meta.integer("context_length", 1, kMaxContext);
+  const int window = meta.integer("attention.sliding_window", 0, kMaxContext, 0);
   if (window > 0 && window < c.n_ctx_train) c.n_ctx_train = window;  // within the window, attention is full
   if (c.n_head % c.n_head_kv != 0)
     fail_input("[model] ", c.n_head, " heads can't share ", c.n_head_kv, " KV heads evenly");
@@ -124,7 +129,7 @@ Config read_config(const GgufFile& file) {
   c.rope_base = meta.positive("rope.freq_base", 10000.0);
   const std::string scaling = meta.string("rope.scaling.type");
   if (!scaling.empty() && scaling != "none" && scaling != "linear")
-    fail_input("[model] RoPE scaling '", scaling, "' is not supported; none, linear and llama3's factors are");
+    fail_input("[model] RoPE scaling '", clip(scaling), "' is not supported; none, linear and llama3's factors are");
   c.rope_linear = scaling == "none" ? 1.0 : meta.positive("rope.scaling.factor", meta.positive("rope.scale_linear", 1.0));
   c.inv_freq = frequencies(file, c);
 

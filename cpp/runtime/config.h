@@ -8,6 +8,8 @@
 
 namespace lora_edge {
 
+constexpr int kMaxContext = 1 << 30;  // positions
+
 struct Config {
   std::string arch;  // "llama", "qwen2", "qwen3"
   std::string name;
@@ -18,7 +20,7 @@ struct Config {
   int n_rot;           // rotated elements of a head
   double rope_base;
   double rope_linear;  // positions are divided by this
-  std::vector<double> inv_freq;  // [n_rot / 2], radians per position, all scaling applied
+  std::vector<float> inv_freq;  // [n_rot / 2], radians per position, all scaling applied
 
   int q_dim() const { return n_head * head_dim; }
   int kv_dim() const { return n_head_kv * head_dim; }

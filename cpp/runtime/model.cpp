@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "kernels/kernels.h"
 
 namespace lora_edge {
 namespace {
@@ -27,8 +28,7 @@ DType layer_type(const GgufFile& file) {
   return t ? GgufFile::dtype(*t) : DType::f16;
 }
 
-// From here up a chunk takes long enough on a small board that an interrupt should not wait for its end.
-constexpr size_t kPolledRows = 4;
+constexpr size_t kKvAllowance = 16 << 20;  // bytes of a page that any file may ask for
 
 }  // namespace
 
@@ -53,14 +53,16 @@ void Sequence::truncate(int n) {
   logits_.clear();
 }
 
-Model::Model(const std::string& path, const ModelOptions& options)
-    : file_(path),
+Model::Model(const FileSource& source, const ModelOptions& options)
+    : file_(source),
       config_(read_config(file_)),
       n_ctx_(options.n_ctx > 0 ? options.n_ctx : config_.n_ctx_train),
       kv_(config_, choose_kv_type(options.kv_type, layer_type(file_))) {
   if (options.n_ctx < 0) fail_input("[model] n_ctx is ", options.n_ctx, ", a negative number");
   if (options.threads < 1 || options.threads > 1024) fail_input("[model] threads is ", options.threads, ", not from 1 to 1024");
+  if (options.n_ctx > kMaxContext) fail_input("[model] n_ctx is ", options.n_ctx, ", more than ", kMaxContext);
   load_layers();
+  check_kv_size();
   backend_ = make_cpu_backend(options.threads);
 }
 
@@ -112,8 +114,16 @@ void Model::load_layers() {
   const std::set<std::string> used(used_.begin(), used_.end());
   for (const GgufTensor& t : file_.tensors())
     if (!used.count(t.name))
-      fail_input("[model] tensor '", t.name, "' has no place in architecture '", c.arch, "': leaving it out would change the model");
+      fail_input("[model] tensor '", clip(t.name), "' has no place in architecture '", c.arch, "': leaving it out would change the model");
   used_.clear();
+}
+
+// A model whose keys and values dwarf its weights is a lie: each position's take 2 · n_head_kv · head_dim numbers a layer,
+// the weights that make them n_embd times as many.
+void Model::check_kv_size() const {
+  if (kv_.page_bytes > 8 * file_.size() + kKvAllowance)
+    fail_input("[model] keys and values of ", kv_.page_bytes, " bytes per ", kPagePositions, " positions can't belong to '",
+               file_.path(), "' of ", file_.size(), " bytes: its metadata lies");
 }
 
 const Weight& Model::weight(int id) const {
@@ -178,7 +188,7 @@ void Model::rotations(const std::vector<Row>& rows) {
   sin_.resize(rows.size() * half);
   for (size_t i = 0; i < rows.size(); ++i)
     for (size_t j = 0; j < half; ++j) {
-      const double angle = rows[i].position * config_.inv_freq[j];
+      const double angle = static_cast<float>(rows[i].position) * config_.inv_freq[j];  // rounded to float32, see config.cpp
       cos_[i * half + j] = static_cast<float>(std::cos(angle));
       sin_[i * half + j] = static_cast<float>(std::sin(angle));
     }
@@ -216,7 +226,7 @@ void Model::run_rows(const std::vector<Feed>& feeds, const std::vector<Row>& row
   float *x = x_.data(), *h = h_.data();
   b.embed(embedding_, embedding_id(c), tokens.data(), groups, rows_n, x);
   for (int i = 0; i < c.n_layer; ++i) {
-    if (poll && m >= kPolledRows && poll()) throw Cancelled();
+    if (poll && poll()) throw Cancelled();
     const Layer& layer = layers_[static_cast<size_t>(i)];
     const Weight* w = layer.linears;
     const auto id = [i](Slot slot) { return linear_id(i, slot); };

@@ -54,7 +54,7 @@ struct ModelOptions {
 
 class Model : public std::enable_shared_from_this<Model> {
  public:
-  Model(const std::string& path, const ModelOptions& options);
+  Model(const FileSource& source, const ModelOptions& options);
 
   const GgufFile& file() const { return file_; }
   const Config& config() const { return config_; }
@@ -68,7 +68,7 @@ class Model : public std::enable_shared_from_this<Model> {
 
   // Runs the new tokens of all sequences, in chunks of at most kMaxRows rows, and leaves each one's logits in it.
   // With `all_logits` the logits of every row go there too, [Σ tokens, n_vocab] in feed order. `poll` is called between
-  // layers while a chunk has many rows; when it returns true, Cancelled is thrown. After any exception all
+  // layers; when it returns true, Cancelled is thrown. After any exception all
   // sequences have the positions that they had before.
   // Calls from several threads take turns.
   void forward(const std::vector<Feed>& feeds, float* all_logits, const std::function<bool()>& poll);
@@ -90,6 +90,7 @@ class Model : public std::enable_shared_from_this<Model> {
   const float* vector(const std::string& name, int n, bool required);
   Weight matrix(const std::string& name, int n, int k);
   void load_layers();
+  void check_kv_size() const;
   void check(const std::vector<Feed>& feeds) const;
   void run_rows(const std::vector<Feed>& feeds, const std::vector<Row>& rows, float* all_logits,
                 const std::function<bool()>& poll);

@@ -14,6 +14,8 @@ from .tokenizer import TokenStream
 
 Stop = Union[None, str, Seq[str]]
 
+DEFAULT_MAX_TOKENS = 128  # where the caller gives no number; fewer where the context ends before
+
 
 class Token(NamedTuple):
     """One generated token. `text` is what became complete with it: parts of a character, and text that may be
@@ -43,8 +45,8 @@ class Timings:
 class Completion:
     """A finished text. `ids` and `logprobs` [n] hold every sampled token, the end token included.
 
-    finish_reason: "stop" (an end token or a stop string) or "length" (max_tokens, or the end of the context
-    where max_tokens is -1).
+    finish_reason: "stop" (an end token or a stop string) or "length" (max_tokens; where it was not given or is
+    -1, also the end of the context).
     """
 
     text: str
@@ -58,7 +60,7 @@ class Completion:
 class Options:
     """How to generate; the parameters of `Model.generate`."""
 
-    max_tokens: int = 128
+    max_tokens: int | None = None
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
@@ -69,7 +71,7 @@ class Options:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.max_tokens, int) or self.max_tokens < -1:
+        if self.max_tokens is not None and (not isinstance(self.max_tokens, int) or self.max_tokens < -1):
             raise ValueError(
                 f"max_tokens is {self.max_tokens!r}, not a count (or -1: to the end of the context)"
             )
@@ -155,13 +157,15 @@ class Run:
                 f"the prompt has {used} tokens, more than the context of {n_ctx}: shorten it, "
                 "or load the model with a larger n_ctx"
             )
-        if used + options.max_tokens > n_ctx:
+        limit = options.max_tokens
+        if limit is None or limit == -1:
+            limit = min(n_ctx - used, DEFAULT_MAX_TOKENS if limit is None else n_ctx)
+        if used + limit > n_ctx:
             raise ValueError(
-                f"{used} tokens of prompt + max_tokens {options.max_tokens} = {used + options.max_tokens} exceed "
-                f"the context of {n_ctx}: lower max_tokens (-1: to the end of the context), shorten the prompt, "
+                f"{used} tokens of prompt + max_tokens {limit} = {used + limit} exceed the context of {n_ctx}: "
+                "lower max_tokens (-1: to the end of the context), shorten the prompt, "
                 "or load the model with a larger n_ctx"
             )
-        limit = n_ctx - used if options.max_tokens == -1 else options.max_tokens
         tokenizer = model.tokenizer
         if options.stops and tokenizer is None:
             raise ValueError("stop strings need a tokenizer, which this model's file doesn't have")

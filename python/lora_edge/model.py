@@ -153,7 +153,8 @@ class Model:
     ) -> str | Iterator[Token]:
         """Continues a prompt (text, or token ids as they are); no chat template is applied.
 
-        Options, with their defaults: max_tokens=128 (-1: to the end of the context), temperature=0.0 (greedy),
+        Options, with their defaults: max_tokens=128 (not given: fewer where the
+        context ends; -1: to the end of the context), temperature=0.0 (greedy),
         top_k=0, top_p=1.0, min_p=0.0, repeat_penalty=1.0 (over the last 64 tokens), seed=None (a fresh one),
         stop=None (a string or several; not part of the text), ignore_eos=False.
         stream=True gives an iterator of Token(id, text, logprob).

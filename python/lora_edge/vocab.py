@@ -29,12 +29,13 @@ MAX_TOKENS = 1 << 22
 
 _END_WORDS = """
 <|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|endoftext|> <|eom_id|> <|end_of_text|> <turn|>
-<end_of_turn> <end_of_utterance> <eos> </s> <EOT> _<EOT> [EOT] [EOS] <PAD> [PAD] <|fim_pad|> <fim-pad> <fim_pad>
-<|fim_repo|> <fim-repo> <|repo_name|> <reponame> <REPO> <|file_sep|>
+<end_of_turn> <end_of_utterance> <eos> </s> <EOT> _<EOT> [EOT] [EOS] <PAD> [PAD] <|fim_pad|> <fim-pad>
+<fim_pad> <|fim_repo|> <fim-repo> <|repo_name|> <reponame> <REPO> <|file_sep|>
 """
 _FILL_IN_WORDS = """
 <|fim_prefix|> <fim-prefix> <fim_prefix> <PRE> ▁<PRE> <|code_prefix|> <|fim_suffix|> <fim-suffix>
-<fim_suffix> <SUF> ▁<SUF> <|code_suffix|> <|fim_middle|> <fim-middle> <fim_middle> <MID> ▁<MID> <|code_middle|>
+<fim_suffix> <SUF> ▁<SUF> <|code_suffix|> <|fim_middle|> <fim-middle> <fim_middle>
+<MID> ▁<MID> <|code_middle|>
 """
 _END_TEXTS = frozenset(_END_WORDS.split())
 _CONTROL_TEXTS = _END_TEXTS | frozenset(_FILL_IN_WORDS.split())

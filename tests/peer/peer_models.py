@@ -90,7 +90,8 @@ def random_model(cls: str, rng: np.random.Generator, **changes: Any) -> Any:
 
 
 def random_adapter(model: Any, folder: Path, *, name: str = "default", **changes: Any) -> Any:
-    """The model under PEFT with one more adapter whose every factor is random, saved to `folder`."""
+    """The model under PEFT with one more adapter, saved to `folder`: random factors whose product is about half as large
+    as a weight, whatever the scale."""
     config = peft.LoraConfig(**{"r": 4, "lora_alpha": 12, "target_modules": LINEARS, "task_type": "CAUSAL_LM", **changes})
     if isinstance(model, peft.PeftModel):
         model.add_adapter(name, config)
@@ -98,10 +99,15 @@ def random_adapter(model: Any, folder: Path, *, name: str = "default", **changes
     else:
         adapted = peft.get_peft_model(model, config, adapter_name=name)
     with torch.no_grad():
-        for key, p in adapted.named_parameters():
-            if "lora_" in key and f".{name}" in key:
-                embedding = "lora_embedding" in key
-                p.normal_(0, 0.7 if embedding else 0.8 / (p.shape[1] ** 0.5 if "lora_A" in key else 4.0))
+        for layer in adapted.modules():
+            if isinstance(layer, peft.tuners.lora.LoraLayer) and name in layer.scaling:
+                if name in layer.lora_A:
+                    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+                    a.normal_(0, a.shape[1] ** -0.5)
+                else:
+                    a, b = layer.lora_embedding_A[name], layer.lora_embedding_B[name]
+                    a.normal_()
+                b.normal_(0, 0.5 / (layer.scaling[name] * layer.r[name] ** 0.5))
     adapted.eval().save_pretrained(folder, selected_adapters=[name])
     return adapted
 

@@ -2,17 +2,31 @@
 
 Where our ids differ from llama.cpp's, Hugging Face's decide, and these are all the differences:
 
-- Qwen2's tokenizer.json normalises text to NFC; llama.cpp does not. Given normalised text it gives the same ids.
-- Its contractions are matched without case, in Unicode's sense: 'ſ (U+017F) is one, as 's is. llama.cpp's list is ASCII.
-- SmolLM's vocabulary lacks some bytes. Both leave them out, but in `tokenizers` their neighbours may then merge.
-- TinyStories-656K has no byte tokens: unknown characters are <unk> here, and an exception (a crash) in llama.cpp; its merges
-  are one per token, as trained, where llama.cpp tries every split. So it is compared on known characters, in ordinary text.
-- "</s>" and the like are end-of-generation tokens for llama.cpp even where the file says that they are words (Qwen2).
+- NFC: Qwen2's tokenizer.json normalises text to NFC; llama.cpp does not. Given normalised text it gives the
+  same ids.
+
+- Long s: the contractions of Qwen2 and Llama 3 are matched without case in Unicode's sense, so that U+017F
+  after an apostrophe is one, as s is. llama.cpp's list is ASCII. No vocabulary here has a token in which
+  that shows.
+
+- Missing bytes: SmolLM's vocabulary lacks some bytes. Both leave them out, but in `tokenizers` their
+  neighbours may then merge.
+
+- No byte tokens: TinyStories-656K has none, so unknown characters are <unk> here, and an exception (a
+  crash) in llama.cpp; its merges are one per token, as trained, where llama.cpp tries every split. So it is
+  compared on known characters, in ordinary text.
+
+- Unicode 16: the letters and numbers that it added are known to `tokenizers` 0.23, and not yet to
+  llama.cpp.
+
+- Words that look like ends: "</s>" and the like are end-of-generation tokens for llama.cpp even where the
+  file says that they are words (Qwen2).
 """
 
 from __future__ import annotations
 
 import random
+import re
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -40,6 +54,11 @@ from tokenizer_cases import (  # noqa: E402
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 STRINGS = 5000
+UNICODE_16 = [
+    (0x1C89, 0x1C8A), (0xA7CB, 0xA7CD), (0xA7DA, 0xA7DC), (0x105C0, 0x105F3), (0x10D40, 0x10D85),
+    (0x10EC2, 0x10EC4), (0x11380, 0x113D3), (0x116D0, 0x116E3), (0x11BC0, 0x11BF9), (0x13460, 0x143FA),
+    (0x16100, 0x16139), (0x16D40, 0x16D79), (0x18CFF, 0x18CFF), (0x1CCF0, 0x1CCF9), (0x1E5D0, 0x1E5FA),
+]  # fmt: skip
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs the vocabularies of ../shared/data")
 
 
@@ -50,8 +69,16 @@ def llama_cpp_encode(meta: Metadata, folder: Path) -> Callable[[str, bool], list
     return lambda text, special: peer.tokenize(text.encode(), add_bos=True, special=special)
 
 
-def compare(meta: Metadata, folder: Path, allowed: Callable[[str], bool] = lambda _: False) -> None:
-    """All of STRINGS random texts, special tokens parsed and not; `allowed` says of a text that its ids may differ."""
+def is_new(character: str) -> bool:
+    """Whether it is a letter or number since Unicode 16."""
+    return any(low <= ord(character) <= high for low, high in UNICODE_16)
+
+
+def compare(
+    meta: Metadata, folder: Path, allowed: Callable[[str, bool], bool] = lambda text, special: False
+) -> None:
+    """All of STRINGS random texts, special tokens parsed and not; `allowed` says of a text that its ids may
+    differ."""
     ours, peer = Tokenizer.from_metadata(meta), llama_cpp_encode(meta, folder)
     words, specials = words_of(meta), special_words_of(meta)
     seed = random.randrange(1 << 32)
@@ -61,7 +88,7 @@ def compare(meta: Metadata, folder: Path, allowed: Callable[[str], bool] = lambd
         text = random_text(rng, words if i % 3 else specials)
         for special in (False, True):
             if ours.encode(text, special=special) != peer(text, special):
-                assert allowed(text), (seed, special, text)
+                assert allowed(text, special) or any(map(is_new, text)), (seed, special, text)
                 differ += 1
     print(f"seed {seed}: {2 * STRINGS} comparisons, {differ} differ as listed")
 
@@ -88,20 +115,27 @@ def test_qwen2_differs_from_llama_cpp_by_nfc_only(tmp_path: Path) -> None:
     meta = metadata("qwen2", DATA)
     ours, peer = Tokenizer.from_metadata(meta), llama_cpp_encode(meta, tmp_path)
 
-    def is_nfc(text: str) -> bool:
-        normal = unicodedata.normalize("NFC", text)
-        return normal != text and all(ours.encode(text, special=s) == peer(normal, s) for s in (False, True))
+    specials = re.compile("(" + "|".join(map(re.escape, special_words_of(meta))) + ")")
+
+    def is_nfc(text: str, special: bool) -> bool:
+        parts = (
+            specials.split(text) if special else [text]
+        )  # what is parsed as a token is not normalised with its neighbours
+        normal = "".join(
+            part if special and specials.fullmatch(part) else unicodedata.normalize("NFC", part)
+            for part in parts
+        )
+        return normal != text and ours.encode(text, special=special) == peer(normal, special)
 
     compare(meta, tmp_path, is_nfc)
     assert ours.encode("e\u0301") == peer("\u00e9", False) != peer("e\u0301", False)
-    assert ours.encode("x'\u017fabc") != peer("x'\u017fabc", False)
 
 
 @needs_data
 def test_smollm_differs_from_llama_cpp_by_missing_bytes_only(tmp_path: Path) -> None:
     meta = metadata("smollm", DATA)
     ours = Tokenizer.from_metadata(meta)
-    compare(meta, tmp_path, lambda text: ours.decode(ours.encode(text)) != text)
+    compare(meta, tmp_path, lambda text, _: ours.decode(ours.encode(text)) != text)
 
 
 @needs_data
@@ -119,23 +153,26 @@ def test_tinystories_text_as_llama_cpp(tmp_path: Path) -> None:
 @needs_data
 @pytest.mark.parametrize("pre", ["gpt-2", "qwen2", "llama-bpe", "default"])
 def test_every_kind_of_character_is_cut_alike(pre: str, tmp_path: Path) -> None:
-    """Each assigned character (one in 64 of the CJK and Hangul blocks) beside letters, digits, marks and white space."""
+    """Each assigned character (one in 64 of the CJK and Hangul blocks) beside letters, digits, marks and
+    white space."""
     meta = metadata("gpt-2", DATA) | {"tokenizer.ggml.pre": pre}
     ours, peer = Tokenizer.from_metadata(meta), llama_cpp_encode(meta, tmp_path)
     uniform = [(0x3400, 0x9FFF), (0xAC00, 0xD7A3), (0x20000, 0x323AF)]
     for c in range(0x110000):
-        if unicodedata.category(chr(c)) in ("Cs", "Co", "Cn"):
+        if unicodedata.category(chr(c)) in ("Cs", "Co", "Cn") or is_new(chr(c)):
             continue
         if c % 64 and any(low < c < high for low, high in uniform):
             continue
-        text = unicodedata.normalize("NFC", "a_b 1_2 !_? _ \n_\n _a".replace("_", chr(c)))
+        text = unicodedata.normalize("NFC", "a_b 1_2 !_? _ \n_\n _a _'t a_'s".replace("_", chr(c)))
         assert ours.encode(text) == peer(text, False), hex(c)
 
 
 def test_chat_templates_as_transformers_renders_them() -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    tools = [{"type": "function", "function": {"name": "größe", "parameters": {"a": "<b>", "n": [1, None, True]}}}]
+    tools = [
+        {"type": "function", "function": {"name": "größe", "parameters": {"a": "<b>", "n": [1, None, True]}}}
+    ]
     for template in TEMPLATES:
         for messages in (CONVERSATION, CONVERSATION[1:], CONVERSATION[1:2]):
             for prompt in (False, True):
@@ -165,5 +202,7 @@ def test_smollm_chat_as_transformers(tmp_path: Path) -> None:
     ours = Tokenizer.from_metadata(metadata("smollm", DATA))
     prompt = render_chat(ours.chat_template, CONVERSATION)
     assert prompt == theirs.apply_chat_template(CONVERSATION, tokenize=False, add_generation_prompt=True)
-    ids = theirs.apply_chat_template(CONVERSATION, tokenize=True, add_generation_prompt=True, return_dict=False)
+    ids = theirs.apply_chat_template(
+        CONVERSATION, tokenize=True, add_generation_prompt=True, return_dict=False
+    )
     assert ours.encode(prompt, add_bos=False, special=True) == np.asarray(ids).ravel().tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,15 @@ from conftest import SHARED, needs_shared
 from hypothesis import given
 from hypothesis import strategies as st
 from lora_edge.tokenizer import Tokenizer
-from tokenizer_cases import Metadata, fixture, metadata, random_text, small_vocabulary, special_words_of, words_of
+from tokenizer_cases import (
+    Metadata,
+    fixture,
+    metadata,
+    random_text,
+    small_vocabulary,
+    special_words_of,
+    words_of,
+)
 from tokenizers import Tokenizer as HfTokenizer
 
 DATA = SHARED
@@ -44,8 +53,9 @@ def test_golden_pairs(name: str) -> None:
 @pytest.mark.parametrize("special", [False, True])
 @pytest.mark.parametrize("name", HF_FILES)
 def test_ids_are_those_of_the_models_own_tokenizer(name: str, special: bool) -> None:
-    """TinyStories-656K matches its special tokens in normalised text, so only after a space that the normaliser put there:
-    a flag that no GGUF file carries. With the flag off, as in every other model, the ids are the same."""
+    """TinyStories-656K matches its special tokens in normalised text, so only after a space that the
+    normaliser put there: a flag that no GGUF file carries. With the flag off, as in every other model, the
+    ids are the same."""
     meta = metadata(name, DATA)
     ours = Tokenizer.from_metadata(meta)
     file = json.loads((DATA / HF_FILES[name] / "tokenizer.json").read_text("utf-8"))
@@ -66,7 +76,8 @@ def test_ids_are_those_of_the_models_own_tokenizer(name: str, special: bool) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_are_those_recorded_from_llama_cpp(kind: str) -> None:
-    """Recorded by tools/record_tokenizer_fixtures.py on vocabularies that the project trains on its own text."""
+    """Recorded by tools/record_tokenizer_fixtures.py on vocabularies that the project trains on its own
+    text."""
     for case in fixture(kind)["cases"]:
         plain, special = case["ids"][kind]
         assert TOKENIZERS[kind].encode(case["text"]) == plain, case["text"]
@@ -74,10 +85,11 @@ def test_ids_are_those_recorded_from_llama_cpp(kind: str) -> None:
 
 
 def _by_score(text: str, scores: dict[str, float]) -> list[str]:
-    """SentencePiece's rule, directly: join the neighbours that make the best token, the leftmost of equals."""
+    """SentencePiece's rule, directly: join the neighbours that make the best token, the leftmost of
+    equals."""
     symbols = list(text)
     while True:
-        pairs = [(-scores[a + b], k) for k, (a, b) in enumerate(zip(symbols, symbols[1:])) if a + b in scores]  # noqa: B905
+        pairs = [(-scores[a + b], k) for k, (a, b) in enumerate(pairwise(symbols)) if a + b in scores]
         if not pairs:
             return symbols
         k = min(pairs)[1]
@@ -150,7 +162,9 @@ def test_bos_and_eos_follow_the_file() -> None:
     assert Tokenizer.from_metadata(meta).encode("a") == [1, 259, 260]
     assert Tokenizer.from_metadata(meta).encode("") == [1]
     assert Tokenizer.from_metadata(meta).encode("a", add_bos=False) == [259, 260]
-    both = Tokenizer.from_metadata(meta | {"tokenizer.ggml.add_bos_token": False, "tokenizer.ggml.add_eos_token": True})
+    both = Tokenizer.from_metadata(
+        meta | {"tokenizer.ggml.add_bos_token": False, "tokenizer.ggml.add_eos_token": True}
+    )
     assert both.encode("a") == [259, 260, 2]
     assert both.encode("a", add_bos=True) == [1, 259, 260]
     gpt2 = small_vocabulary("gpt-2")
@@ -173,7 +187,9 @@ def test_decoding_gives_the_text_back(text: str, kind: str) -> None:
 
 
 @given(st.data(), st.sampled_from(KINDS), st.booleans())
-def test_a_stream_is_the_decoded_text_without_half_characters(data: st.DataObject, kind: str, goes_on: bool) -> None:
+def test_a_stream_is_the_decoded_text_without_half_characters(
+    data: st.DataObject, kind: str, goes_on: bool
+) -> None:
     tokenizer = TOKENIZERS[kind]
     whole = tokenizer.encode(data.draw(st.text(max_size=20)), add_bos=False)
     noise = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=20))
@@ -181,7 +197,9 @@ def test_a_stream_is_the_decoded_text_without_half_characters(data: st.DataObjec
         stream = tokenizer.stream(continuation=goes_on)
         pushed = [stream.push(i) for i in ids]
         if ids is whole:
-            assert "\ufffd" not in "".join(pushed).replace("\ufffd", "", tokenizer.decode(whole).count("\ufffd"))
+            assert "\ufffd" not in "".join(pushed).replace(
+                "\ufffd", "", tokenizer.decode(whole).count("\ufffd")
+            )
         assert "".join(pushed) + stream.flush() == tokenizer.decode(ids, continuation=goes_on)
 
 
@@ -219,16 +237,39 @@ def test_streaming_costs_the_same_for_every_token() -> None:
 
 TOKENS, TYPES, SCORES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.scores"
 LIES: list[tuple[str, object]] = [
-    ("tokenizer.ggml.model", None), ("tokenizer.ggml.model", "bert"), ("tokenizer.ggml.model", 3),
-    (TOKENS, None), (TOKENS, []), (TOKENS, 5), (TOKENS, [1, 2]), (TOKENS, ["a", "a"]), (TOKENS, np.zeros(300)),
-    (TYPES, None), (TYPES, np.zeros(3, np.int32)), (TYPES, "x"), (TYPES, ["x"]), (TYPES, np.zeros(261, np.float32)),
-    (TYPES, np.full(261, 7, np.int32)), (TYPES, np.full(261, -1, np.int32)), (TYPES, np.zeros((261, 1), np.int32)),
-    (SCORES, None), (SCORES, np.zeros(3, np.float32)), (SCORES, np.full(261, np.nan)), (SCORES, ["a"] * 261), (SCORES, 1.0),
-    ("tokenizer.ggml.bos_token_id", 261), ("tokenizer.ggml.bos_token_id", -1), ("tokenizer.ggml.eos_token_id", "2"),
-    ("tokenizer.ggml.eot_token_id", 1 << 40), ("tokenizer.ggml.unknown_token_id", 1.5), ("tokenizer.ggml.bos_token_id", True),
-    ("tokenizer.ggml.add_bos_token", 1), ("tokenizer.ggml.add_space_prefix", "no"), ("tokenizer.chat_template", 5),
+    ("tokenizer.ggml.model", None),
+    ("tokenizer.ggml.model", "bert"),
+    ("tokenizer.ggml.model", 3),
+    (TOKENS, None),
+    (TOKENS, []),
+    (TOKENS, 5),
+    (TOKENS, [1, 2]),
+    (TOKENS, ["a", "a"]),
+    (TOKENS, np.zeros(300)),
+    (TYPES, None),
+    (TYPES, np.zeros(3, np.int32)),
+    (TYPES, "x"),
+    (TYPES, ["x"]),
+    (TYPES, np.zeros(261, np.float32)),
+    (TYPES, np.full(261, 7, np.int32)),
+    (TYPES, np.full(261, -1, np.int32)),
+    (TYPES, np.zeros((261, 1), np.int32)),
+    (SCORES, None),
+    (SCORES, np.zeros(3, np.float32)),
+    (SCORES, np.full(261, np.nan)),
+    (SCORES, ["a"] * 261),
+    (SCORES, 1.0),
+    ("tokenizer.ggml.bos_token_id", 261),
+    ("tokenizer.ggml.bos_token_id", -1),
+    ("tokenizer.ggml.eos_token_id", "2"),
+    ("tokenizer.ggml.eot_token_id", 1 << 40),
+    ("tokenizer.ggml.unknown_token_id", 1.5),
+    ("tokenizer.ggml.bos_token_id", True),
+    ("tokenizer.ggml.add_bos_token", 1),
+    ("tokenizer.ggml.add_space_prefix", "no"),
+    ("tokenizer.chat_template", 5),
     ("tokenizer.ggml.pre", 7),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("key", "value"), LIES)
@@ -260,7 +301,9 @@ def test_merges_of_unknown_tokens_are_refused(line: str) -> None:
 
 
 def test_other_pretokenizers_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"tokenizer\.ggml\.pre 'tekken' is not supported; known: default, gpt-2, llama"):
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.ggml\.pre 'tekken' is not supported; known: default, gpt-2"
+    ):
         Tokenizer.from_metadata(small_vocabulary("gpt-2") | {"tokenizer.ggml.pre": "tekken"})
 
 
@@ -286,4 +329,3 @@ def test_a_large_vocabulary_loads_quickly() -> None:
         seconds.append(time.process_time() - start)
     print("from_metadata and the first encode:", seconds)
     assert min(seconds) < 1.0
-

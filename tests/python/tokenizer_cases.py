@@ -152,7 +152,8 @@ def metadata(name: str, data: Path) -> Metadata:
 
 
 def small_vocabulary(kind: str) -> Metadata:
-    """A small vocabulary of the project's own: "llama" (SentencePiece) or byte-level BPE under the pre-tokenizer `kind`."""
+    """A small vocabulary of the project's own: "llama" (SentencePiece) or byte-level BPE under the
+    pre-tokenizer `kind`."""
     meta: Metadata = dict(fixture(kind)["metadata"])
     for key, dtype in (("scores", np.float32), ("token_type", np.int32)):
         if f"tokenizer.ggml.{key}" in meta:
@@ -162,14 +163,23 @@ def small_vocabulary(kind: str) -> Metadata:
 
 @cache
 def fixture(kind: str) -> Any:
-    """What tools/record_tokenizer_fixtures.py wrote: {"metadata": ..., "cases": [{"text", "ids": {kind: [plain, special]}}]}."""
-    return json.loads((FIXTURES / f"{'sentencepiece' if kind == 'llama' else 'byte_level'}.json").read_text("utf-8"))
+    """What tools/record_tokenizer_fixtures.py wrote: {"metadata": ..., "cases": [{"text", "ids": {kind:
+    [plain, special]}}]}."""
+    return json.loads(
+        (FIXTURES / f"{'sentencepiece' if kind == 'llama' else 'byte_level'}.json").read_text("utf-8")
+    )
 
 
 def write_vocabulary(path: Path, meta: Metadata) -> None:
-    """A GGUF file that holds a vocabulary and no tensors, with just enough of a model for llama.cpp's vocab_only mode."""
+    """A GGUF file that holds a vocabulary and no tensors, with just enough of a model for llama.cpp's
+    vocab_only mode."""
     writer = gguf.GGUFWriter(path, "llama")
-    for add in (writer.add_context_length, writer.add_embedding_length, writer.add_block_count, writer.add_head_count):
+    for add in (
+        writer.add_context_length,
+        writer.add_embedding_length,
+        writer.add_block_count,
+        writer.add_head_count,
+    ):
         add(1)
     writer.add_feed_forward_length(1)
     writer.add_layer_norm_rms_eps(1e-5)

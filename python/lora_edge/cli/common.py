@@ -25,7 +25,7 @@ def add_model_flags(p: argparse.ArgumentParser) -> None:
 
 def add_sampling_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("generation")
-    g.add_argument("-n", "--predict", metavar="N", type=int, default=128,
+    g.add_argument("-n", "--predict", metavar="N", type=int,
                    help="tokens to generate at most; -1: to the end of the context (default: 128)")  # fmt: skip
     g.add_argument("--temp", metavar="T", type=float, default=0.0, help="temperature; 0 takes the likeliest token (default)")
     g.add_argument("--top-k", metavar="K", type=int, default=0, help="sample among the K likeliest (default 0: all)")

@@ -1,0 +1,256 @@
+#!/usr/bin/env python3
+"""Write random-weight models and adapters of real shapes, for benchmarks.
+
+    python tools/make_model.py base smollm2-135m base.gguf --type q8_0
+    python tools/make_model.py adapter base.gguf r16.gguf --rank 16      # all seven linears, f16
+    python tools/make_model.py adapter base.gguf r16 --rank 16           # the same as a PEFT folder
+    python tools/make_model.py merge base.gguf r16.gguf merged.gguf      # requantised to the base's types
+
+Weights are drawn as Q8_0 blocks whatever the type, so that the files of one shape and seed hold the same model (f16
+rounds it once more). Rows have a norm near 1, as trained ones, so that logits are finite and adapters show in them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import chain, islice, product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from lora_edge.adapter_file import BaseInfo, read_adapter
+from lora_edge.convert import convert_adapter
+from lora_edge.convert.weights import convert, to_f32
+from lora_edge.convert.writer import TYPES, Planned, write_gguf
+from lora_edge.gguf_file import open_gguf
+from lora_edge.hf_names import LAYER_MODULES
+from lora_edge.quant import Q8_0_BLOCK, Q8_0_BYTES, dequantize_q8_0
+
+U32, F32, STRING = gguf.GGUFValueType.UINT32, gguf.GGUFValueType.FLOAT32, gguf.GGUFValueType.STRING
+LINEARS = {module: stem for module, stem in LAYER_MODULES.items() if module.endswith("_proj")}
+ADAPTER_SHARE = 0.3  # size of an adapter's part of a linear's output, relative to the base's
+
+
+class Shape(NamedTuple):
+    """A decoder with tied embeddings; `pre` names the pre-tokenizer. Lengths in elements, n_ctx in tokens."""
+
+    arch: str
+    pre: str
+    n_layer: int
+    n_embd: int
+    n_head: int
+    n_head_kv: int
+    n_ff: int
+    n_vocab: int
+    rope_base: float
+    n_ctx: int
+    qkv_bias: bool
+
+    @property
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
+
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """Stem -> (n, k) of one layer."""
+        q, kv, d, f = self.n_head * self.head_dim, self.n_head_kv * self.head_dim, self.n_embd, self.n_ff
+        return {"attn_q": (q, d), "attn_k": (kv, d), "attn_v": (kv, d), "attn_output": (d, q),
+                "ffn_gate": (f, d), "ffn_up": (f, d), "ffn_down": (d, f)}  # fmt: skip
+
+
+SHAPES = {
+    "tiny": Shape("llama", "smollm", 2, 64, 4, 2, 96, 384, 1e4, 512, False),
+    "smollm2-135m": Shape("llama", "smollm", 30, 576, 9, 3, 1536, 49152, 1e5, 8192, False),
+    "qwen2.5-0.5b": Shape("qwen2", "qwen2", 24, 896, 14, 2, 4864, 151936, 1e6, 32768, True),
+}
+
+
+def make_base(shape: Shape, out: Path, kind: str, seed: int) -> None:
+    """A model file of one of TYPES; norms and biases are f32. Memory: about one tensor."""
+    rng = np.random.default_rng(seed)
+
+    def matrix(name: str, n: int, k: int) -> Planned:
+        return Planned(name, kind, (n, k), lambda: _random_matrix(rng, n, k, kind))
+
+    def vector(name: str, n: int, centre: float, spread: float) -> Planned:
+        return Planned(name, "f32", (n,), lambda: rng.normal(centre, spread, n).astype(np.float32))
+
+    tensors = [matrix("token_embd.weight", shape.n_vocab, shape.n_embd), vector("output_norm.weight", shape.n_embd, 1, 0.1)]
+    for i in range(shape.n_layer):
+        tensors += [vector(f"blk.{i}.{stem}.weight", shape.n_embd, 1, 0.1) for stem in ("attn_norm", "ffn_norm")]
+        for stem, (n, k) in shape.linears().items():
+            tensors.append(matrix(f"blk.{i}.{stem}.weight", n, k))
+            if shape.qkv_bias and stem in ("attn_q", "attn_k", "attn_v"):
+                tensors.append(vector(f"blk.{i}.{stem}.bias", n, 0, 0.1))
+    write_gguf(out, shape.arch, _metadata(shape, out.stem, kind), tensors)
+
+
+def _random_matrix(rng: np.random.Generator, n: int, k: int, kind: str) -> NDArray[Any]:
+    raw = rng.integers(0, 256, (n, k // Q8_0_BLOCK, Q8_0_BYTES), dtype=np.uint8)
+    quants = raw[:, :, 2:].view(np.int8)
+    np.maximum(quants, -127, out=quants)
+    root_mean_square = 73.6  # of integers uniform in [-127, 127]
+    scales = rng.uniform(0.5, 1.5, raw.shape[:2]) / (root_mean_square * np.sqrt(k))
+    raw[:, :, :2] = scales.astype("<f2")[:, :, None].view(np.uint8)
+    blocks = raw.reshape(n, -1)
+    return blocks if kind == "q8_0" else convert(dequantize_q8_0(blocks), kind, "a random matrix")
+
+
+def _metadata(shape: Shape, name: str, kind: str) -> dict[str, tuple[Any, gguf.GGUFValueType]]:
+    tokens, merges = _vocabulary(shape.n_vocab)
+    own: dict[str, tuple[Any, gguf.GGUFValueType]] = {
+        "context_length": (shape.n_ctx, U32),
+        "embedding_length": (shape.n_embd, U32),
+        "block_count": (shape.n_layer, U32),
+        "feed_forward_length": (shape.n_ff, U32),
+        "vocab_size": (shape.n_vocab, U32),
+        "attention.head_count": (shape.n_head, U32),
+        "attention.head_count_kv": (shape.n_head_kv, U32),
+        "attention.layer_norm_rms_epsilon": (1e-5, F32),
+        "rope.dimension_count": (shape.head_dim, U32),
+        "rope.freq_base": (shape.rope_base, F32),
+    }
+    return {
+        "general.type": ("model", STRING),
+        "general.name": (name, STRING),
+        "general.file_type": (int(TYPES[kind][1]), U32),
+        "general.quantization_version": (gguf.GGML_QUANT_VERSION, U32),
+        **{f"{shape.arch}.{key}": value for key, value in own.items()},
+        "tokenizer.ggml.model": ("gpt2", STRING),
+        "tokenizer.ggml.pre": (shape.pre, STRING),
+        "tokenizer.ggml.tokens": (tokens, gguf.GGUFValueType.ARRAY),
+        "tokenizer.ggml.token_type": ([3] + [1] * (shape.n_vocab - 1), gguf.GGUFValueType.ARRAY),  # control, normal
+        "tokenizer.ggml.merges": (merges, gguf.GGUFValueType.ARRAY),
+        "tokenizer.ggml.eos_token_id": (0, U32),
+        "tokenizer.ggml.bos_token_id": (0, U32),
+        "tokenizer.ggml.add_bos_token": (False, gguf.GGUFValueType.BOOL),
+    }
+
+
+def _vocabulary(n: int) -> tuple[list[str], list[str]]:
+    """A byte-level BPE vocabulary as large to load as a real one: an end token, the 256 bytes, then pairs and triples of
+    bytes that look like text, each with its merge."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]  # GPT-2's bytes that stand for themselves
+    symbols = [chr(b) for b in visible] + [chr(256 + i) for i in range(256 - len(visible))]
+    textual = ["Ġ", *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"]
+    pairs = list(product(textual, textual))
+    triples = ((a + b, c) for (a, b), c in product(pairs, textual))
+    merged: Iterator[tuple[str, str]] = islice(chain(pairs, triples), n - 1 - len(symbols))
+    parts = list(merged)
+    tokens = ["<|endoftext|>", *symbols, *(a + b for a, b in parts)]
+    if len(tokens) != n:
+        raise ValueError(f"a vocabulary of {n} tokens can't be made: {len(tokens)} can")
+    return tokens, [f"{a} {b}" for a, b in parts]
+
+
+def make_adapter(base: Path, out: Path, rank: int, seed: int) -> None:
+    """A random adapter of all seven linears of every layer, f16, alpha = 2 · rank: a GGUF file where `out` ends in
+    .gguf, else a PEFT folder."""
+    if out.suffix != ".gguf":
+        _write_peft(base, out, rank, seed)
+        return
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        peft = Path(folder) / out.stem
+        _write_peft(base, peft, rank, seed)
+        convert_adapter(peft, base, out, type="f16")
+
+
+def _write_peft(base: Path, out: Path, rank: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    info = BaseInfo.from_gguf(open_gguf(base))
+    layers = sum(name.endswith(".attn_q.weight") for name in info.shapes)
+    arrays: dict[str, NDArray[np.float16]] = {}
+    for i in range(layers):
+        for module, stem in LINEARS.items():
+            n, k = info.shapes[f"blk.{i}.{stem}.weight"]
+            name = f"base_model.model.model.layers.{i}.{module}"
+            b_size = ADAPTER_SHARE / (2 * np.sqrt(rank))  # 2: alpha / r
+            arrays[f"{name}.lora_A.weight"] = rng.normal(0, 1 / np.sqrt(k), (rank, k)).astype(np.float16)
+            arrays[f"{name}.lora_B.weight"] = rng.normal(0, b_size, (n, rank)).astype(np.float16)
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": 2 * rank, "bias": "none",
+              "target_modules": [module.split(".")[-1] for module in LINEARS]}  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    _write_safetensors(out / "adapter_model.safetensors", arrays)
+
+
+def _write_safetensors(path: Path, arrays: dict[str, NDArray[np.float16]]) -> None:
+    header: dict[str, Any] = {}
+    at = 0
+    for name, array in arrays.items():
+        header[name] = {"dtype": "F16", "shape": array.shape, "data_offsets": [at, at + array.nbytes]}
+        at += array.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in arrays.values():
+            file.write(array.tobytes())
+
+
+def merge(base: Path, adapter: Path, out: Path) -> None:
+    """W + scale · B A, rounded to the types of the base's tensors; everything else is the base's."""
+    source = open_gguf(base)
+    info = BaseInfo.from_gguf(source)
+    entries = read_adapter(adapter, info.arch, info).entries
+    kinds = {name: kind.lower() for name, (_, kind, _) in source.core.tensors().items()}
+
+    def plan(name: str) -> Planned:
+        array = source.tensors[name]
+        entry = entries.get(name)
+
+        def make() -> NDArray[Any]:
+            if entry is None:
+                return array
+            weight = dequantize_q8_0(array) if kinds[name] == "q8_0" else to_f32(array)
+            return convert(weight + np.float32(entry.scale) * (to_f32(entry.b) @ to_f32(entry.a)), kinds[name], name)
+
+        return Planned(name, kinds[name], info.shapes.get(name, array.shape), make)
+
+    _copy_with_tensors(base, info.arch, out, [plan(name) for name in source.tensors])
+
+
+def _copy_with_tensors(base: Path, arch: str, out: Path, tensors: list[Planned]) -> None:
+    metadata: dict[str, tuple[Any, gguf.GGUFValueType]] = {}
+    for key, field in gguf.GGUFReader(base).fields.items():
+        if key.startswith("GGUF.") or key == "general.architecture":
+            continue
+        metadata[key] = (field.contents(), field.types[0])
+    write_gguf(out, arch, metadata, tensors)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    base = verbs.add_parser("base", help="a model file")
+    base.add_argument("shape", choices=SHAPES)
+    base.add_argument("out", type=Path)
+    base.add_argument("--type", choices=("q8_0", "f16", "f32"), default="q8_0")
+    adapter = verbs.add_parser("adapter", help="a GGUF adapter, or a PEFT folder where OUT doesn't end in .gguf")
+    adapter.add_argument("base", type=Path)
+    adapter.add_argument("out", type=Path)
+    adapter.add_argument("--rank", type=int, default=16)
+    for verb in (base, adapter):
+        verb.add_argument("--seed", type=int, default=0)
+    merged = verbs.add_parser("merge", help="a model file with the adapter in its weights")
+    merged.add_argument("base", type=Path)
+    merged.add_argument("adapter", type=Path)
+    merged.add_argument("out", type=Path)
+    args = parser.parse_args(argv)
+    if args.verb == "base":
+        make_base(SHAPES[args.shape], args.out, args.type, args.seed)
+    elif args.verb == "adapter":
+        make_adapter(args.base, args.out, args.rank, args.seed)
+    else:
+        merge(args.base, args.adapter, args.out)
+
+
+if __name__ == "__main__":
+    main()
