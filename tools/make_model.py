@@ -14,18 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
-from numpy.typing import NDArray
-
 from lora_edge.adapter_file import BaseInfo, read_adapter
 from lora_edge.convert import convert_adapter
 from lora_edge.convert.weights import convert, to_f32
@@ -33,6 +29,7 @@ from lora_edge.convert.writer import TYPES, Planned, write_gguf
 from lora_edge.gguf_file import open_gguf
 from lora_edge.hf_names import LAYER_MODULES
 from lora_edge.quant import Q8_0_BLOCK, Q8_0_BYTES, dequantize_q8_0
+from numpy.typing import NDArray
 
 U32, F32, STRING = gguf.GGUFValueType.UINT32, gguf.GGUFValueType.FLOAT32, gguf.GGUFValueType.STRING
 LINEARS = {module: stem for module, stem in LAYER_MODULES.items() if module.endswith("_proj")}

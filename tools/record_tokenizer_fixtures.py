@@ -96,12 +96,8 @@ def sentencepiece(texts: list[str]) -> Metadata:
     return {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.scores": np.array(
-            [0.0] * 259 + [-float(i) for i in range(len(tokens) - 259)], np.float32
-        ),
-        "tokenizer.ggml.token_type": np.array(
-            [2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 261) + [4, 3], np.int32
-        ),
+        "tokenizer.ggml.scores": np.array([0.0] * 259 + [-float(i) for i in range(len(tokens) - 259)], np.float32),
+        "tokenizer.ggml.token_type": np.array([2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 261) + [4, 3], np.int32),
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
     }
@@ -119,9 +115,7 @@ def record(name: str, meta: Metadata, kinds: tuple[str, ...], rng: random.Random
             for text, entry in zip(texts, ids, strict=True):
                 # Qwen's own tokenizer normalises first, and its ids decide; llama.cpp leaves it out
                 given = (unicodedata.normalize("NFC", text) if kind == "qwen2" else text).encode()
-                entry[kind] = [
-                    peer.tokenize(given, add_bos=True, special=special) for special in (False, True)
-                ]
+                entry[kind] = [peer.tokenize(given, add_bos=True, special=special) for special in (False, True)]
     cases = [{"text": text, "ids": entry} for text, entry in zip(texts, ids, strict=True)]
     plain = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in meta.items()}
     path = ROOT / "tests" / "fixtures" / "tokenizer" / f"{name}.json"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Union
 
 from . import _core
 
-AdapterSpec = Union[None, str, Mapping[str, float]]
+AdapterSpec = str | Mapping[str, float] | None
 """None: the base alone; a loaded adapter's name; or names with weights, applied in order."""
 
 

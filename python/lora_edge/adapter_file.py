@@ -188,9 +188,7 @@ def _read_gguf(path: Path, arch: str, base: BaseInfo) -> AdapterFile:
         if meta.get(key) != wanted:
             raise ValueError(f"[adapter] {path}: {key} is {str(meta.get(key))[:60]!r}, {wanted!r} is needed")
     if np.size(meta.get("adapter.alora.invocation_tokens", ())):
-        raise ValueError(
-            f"[adapter] {path}: activated LoRA (adapter.alora.invocation_tokens) is not supported"
-        )
+        raise ValueError(f"[adapter] {path}: activated LoRA (adapter.alora.invocation_tokens) is not supported")
     alpha = meta.get("adapter.lora.alpha", 0.0)
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
         raise ValueError(f"[adapter] {path}: adapter.lora.alpha is {str(alpha)[:60]}, not a finite number")

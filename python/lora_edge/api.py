@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence as Seq
 from pathlib import Path
-from typing import Any, Literal, Union, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from . import _core, builtin
 from .adapter import AdapterSpec
-from .generation import Token
+from .generation import DEFAULT_MAX_TOKENS, OptionArgs, Stop, Token
 from .model import Model
 from .threads import default_threads
 
-ModelSpec = Union[None, str, "os.PathLike[str]", Model]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+ModelSpec = str | os.PathLike[str] | Model | None
 
 _cached: dict[tuple[str, int, int], Model] = {}
 
@@ -63,37 +66,56 @@ def _gguf_of_folder(folder: Path) -> Path:
 
 @overload
 def generate(
-    prompt: str,
+    prompt: str | Seq[int],
     *,
     model: ModelSpec = ...,
     adapter: AdapterSpec | os.PathLike[str] = ...,
     stream: Literal[True],
-    **options: Any,
+    **options: Unpack[OptionArgs],
 ) -> Iterator[Token]: ...
 @overload
 def generate(
-    prompt: str,
+    prompt: str | Seq[int],
     *,
     model: ModelSpec = ...,
     adapter: AdapterSpec | os.PathLike[str] = ...,
     stream: Literal[False] = ...,
-    **options: Any,
+    **options: Unpack[OptionArgs],
 ) -> str: ...
 def generate(
-    prompt: str,
+    prompt: str | Seq[int],
     *,
     model: ModelSpec = None,
     adapter: AdapterSpec | os.PathLike[str] = None,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repeat_penalty: float = 1.0,
+    seed: int | None = None,
+    stop: Stop = None,
+    ignore_eos: bool = False,
     stream: bool = False,
-    **options: Any,
 ) -> str | Iterator[Token]:
     """Continues a prompt: one call from nothing to text.
 
     model: None (the built-in one), a path, or a Model. adapter: a loaded adapter's name, a path, or {name or
-    path: weight}. Options and errors as `Model.generate`. The last model given by path stays loaded, so that a
-    second call is quick; load() gives you one whose life you decide.
+    path: weight}. The other options and the errors are those of `Model.generate`. The last model given by path
+    stays loaded, so that a second call is quick; `load` gives one whose life you decide.
     """
     ready = model if isinstance(model, Model) else _load_cached(model)
+    options = OptionArgs(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repeat_penalty=repeat_penalty,
+        seed=seed,
+        stop=stop,
+        ignore_eos=ignore_eos,
+    )
     spec = _load_adapters(ready, adapter)
     if stream:
         return ready.generate(prompt, adapter=spec, stream=True, **options)
@@ -112,7 +134,7 @@ def _load_cached(path: str | os.PathLike[str] | None) -> Model:
 
 
 def _load_adapters(model: Model, adapter: AdapterSpec | os.PathLike[str]) -> AdapterSpec:
-    """Loads what is a path and not a loaded name; such adapters are named by their path, and again when the file changed."""
+    """Loads what is a path and no loaded name; named by path and time of change: a new file is a new adapter."""
     if adapter is None:
         return None
     weights = adapter if isinstance(adapter, Mapping) else {os.fspath(adapter): 1.0}
@@ -121,9 +143,7 @@ def _load_adapters(model: Model, adapter: AdapterSpec | os.PathLike[str]) -> Ada
         if entry not in model.adapters:
             if not os.path.exists(entry):
                 known = ", ".join(sorted(model.adapters)) or "none"
-                raise FileNotFoundError(
-                    f"adapter {entry!r} is neither a loaded adapter ({known}) nor a file or folder"
-                )
+                raise FileNotFoundError(f"adapter {entry!r} is neither a loaded adapter ({known}) nor a file or folder")
             key = f"{os.path.abspath(entry)}@{_changed(Path(entry))}"
             if key not in model.adapters:
                 model.load_adapter(entry, name=key)

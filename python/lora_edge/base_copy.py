@@ -16,9 +16,7 @@ from .adapter_file import AdapterFile
 from .quant import bf16_to_f32, dequantize_q8_0
 
 Array = NDArray[Any]
-WeightSource = Callable[
-    [str], "Array | None"
-]  # GGUF tensor name -> array as in GgufFile.tensors, None if not at hand
+WeightSource = Callable[[str], "Array | None"]  # GGUF tensor name -> array as in GgufFile.tensors, None if not at hand
 
 # Half a unit in the last place, relative to the value, by numpy type (uint16 holds bfloat16).
 _ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "uint16": 2.0**-8, "uint8": 2.0**-11}

@@ -64,6 +64,4 @@ def render_chat(
         SyntaxError,
         MemoryError,
     ) as error:
-        raise ValueError(
-            f"[chat] the chat template fails: {str(error)[:300] or type(error).__name__}"
-        ) from error
+        raise ValueError(f"[chat] the chat template fails: {str(error)[:300] or type(error).__name__}") from error

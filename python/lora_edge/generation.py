@@ -6,15 +6,20 @@ import os
 import time
 from collections.abc import Iterator, Sequence as Seq
 from dataclasses import dataclass, field
-from typing import NamedTuple, Union
+from typing import NamedTuple, TypedDict
 
 from . import _core
 from .sequence import Sequence
 from .tokenizer import TokenStream
 
-Stop = Union[None, str, Seq[str]]
+Stop = str | Seq[str] | None
 
-DEFAULT_MAX_TOKENS = 128  # where the caller gives no number; fewer where the context ends before
+
+class _Yielding(int):
+    """A number that nobody asked for: it gives way where the context ends before."""
+
+
+DEFAULT_MAX_TOKENS = _Yielding(128)
 
 
 class Token(NamedTuple):
@@ -56,11 +61,25 @@ class Completion:
     timings: Timings
 
 
+class OptionArgs(TypedDict, total=False):
+    """The parameters of `Model.generate` that say how to generate, for annotations."""
+
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repeat_penalty: float
+    seed: int | None
+    stop: Stop
+    ignore_eos: bool
+
+
 @dataclass(frozen=True)
 class Options:
-    """How to generate; the parameters of `Model.generate`."""
+    """How to generate, checked; `Model.generate` explains each."""
 
-    max_tokens: int | None = None
+    max_tokens: int = DEFAULT_MAX_TOKENS
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
@@ -71,10 +90,8 @@ class Options:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_tokens is not None and (not isinstance(self.max_tokens, int) or self.max_tokens < -1):
-            raise ValueError(
-                f"max_tokens is {self.max_tokens!r}, not a count (or -1: to the end of the context)"
-            )
+        if not isinstance(self.max_tokens, int) or self.max_tokens < -1:
+            raise ValueError(f"max_tokens is {self.max_tokens!r}, not a count (or -1: to the end of the context)")
         if any(not s or not isinstance(s, str) for s in self.stops):
             raise ValueError(f"stop is {self.stop!r}; it takes a non-empty string or a list of these")
 
@@ -86,9 +103,7 @@ class Options:
 
     def sampler(self) -> _core.Sampler:
         seed = int.from_bytes(os.urandom(8), "little") if self.seed is None else int(self.seed) % 2**64
-        return _core.Sampler(
-            float(self.temperature), self.top_k, self.top_p, self.min_p, self.repeat_penalty, seed
-        )
+        return _core.Sampler(float(self.temperature), self.top_k, self.top_p, self.min_p, self.repeat_penalty, seed)
 
 
 class StopFilter:
@@ -158,8 +173,10 @@ class Run:
                 "or load the model with a larger n_ctx"
             )
         limit = options.max_tokens
-        if limit is None or limit == -1:
-            limit = min(n_ctx - used, DEFAULT_MAX_TOKENS if limit is None else n_ctx)
+        if limit == -1:
+            limit = n_ctx - used
+        elif isinstance(limit, _Yielding):
+            limit = min(n_ctx - used, limit)
         if used + limit > n_ctx:
             raise ValueError(
                 f"{used} tokens of prompt + max_tokens {limit} = {used + limit} exceed the context of {n_ctx}: "
@@ -200,9 +217,7 @@ class Run:
 
     def completion(self) -> Completion:
         timings = Timings(self.prompt_tokens, self.prompt_seconds, len(self.ids), self.seconds)
-        return Completion(
-            "".join(self.texts), self.ids, self.logprobs, self.finish_reason or "length", timings
-        )
+        return Completion("".join(self.texts), self.ids, self.logprobs, self.finish_reason or "length", timings)
 
 
 def steps(runs: Seq[Run], prompts: Seq[Seq[int]]) -> Iterator[tuple[int, Token]]:

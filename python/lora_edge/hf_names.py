@@ -55,8 +55,6 @@ def permute_rows(rows: NDArray[np.generic], n_head: int) -> NDArray[np.generic]:
     heads of even size.
     """
     if n_head <= 0 or rows.shape[0] % (2 * n_head):
-        raise ValueError(
-            f"[names] {rows.shape[0]} rows cannot be divided into {n_head} heads of an even size"
-        )
+        raise ValueError(f"[names] {rows.shape[0]} rows cannot be divided into {n_head} heads of an even size")
     split = rows.reshape(n_head, 2, rows.shape[0] // n_head // 2, *rows.shape[1:])
     return np.ascontiguousarray(split.swapaxes(1, 2)).reshape(rows.shape)

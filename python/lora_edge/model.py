@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence as Seq
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,14 @@ from .adapter import Adapter, AdapterSpec
 from .adapter_file import BaseInfo, read_adapter
 from .base_copy import check_base_copies
 from .chat import render_chat
+from .generation import DEFAULT_MAX_TOKENS, Completion, OptionArgs, Options, Run, Stop, Token, steps
 from .gguf_file import open_gguf
-from .generation import Completion, Options, Run, Token, steps
 from .sequence import Sequence
 from .threads import default_threads
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _LOGITS_ROWS = 64  # of a long text's logits at a time in `score`
 
@@ -47,10 +50,15 @@ class ModelConfig:
 
 
 class Model:
-    """A model ready to run; made by `lora_edge.load`. May be used from several threads; forward passes take turns."""
+    """A model ready to run, made by `lora_edge.load`. Several threads may use it; forward passes take turns."""
 
     def __init__(
-        self, path: str | os.PathLike[str], *, n_ctx: int | None = None, threads: int | None = None, kv_type: str = "auto"
+        self,
+        path: str | os.PathLike[str],
+        *,
+        n_ctx: int | None = None,
+        threads: int | None = None,
+        kv_type: str = "auto",
     ) -> None:
         if n_ctx is not None and n_ctx < 1:
             raise ValueError(f"n_ctx is {n_ctx}; it must be at least 1")
@@ -64,7 +72,8 @@ class Model:
         self.tokenizer = Tokenizer.from_metadata(metadata) if "tokenizer.ggml.tokens" in metadata else None
         if self.tokenizer and self.tokenizer.vocab_size > self.config.n_vocab:
             raise ValueError(
-                f"[model] the tokenizer has {self.tokenizer.vocab_size} tokens, the embedding only {self.config.n_vocab}"
+                f"[model] the tokenizer has {self.tokenizer.vocab_size} tokens, "
+                f"the embedding only {self.config.n_vocab}"
             )
         self._adapters: dict[str, Adapter] = {}
 
@@ -124,7 +133,9 @@ class Model:
 
     # -- generation ---------------------------------------------------------------------------------------------
 
-    def run(self, sequences: Seq[Sequence], prompts: Seq[list[int]], options: Seq[Mapping[str, Any]]) -> list[Completion]:
+    def run(
+        self, sequences: Seq[Sequence], prompts: Seq[list[int]], options: Seq[Mapping[str, Any]]
+    ) -> list[Completion]:
         """Completes each prompt on its sequence, all in one batch."""
         runs = [Run.start(s, p, make_options(o)) for s, p, o in zip(sequences, prompts, options)]
         for _ in steps(runs, prompts):
@@ -142,29 +153,66 @@ class Model:
 
     @overload
     def generate(
-        self, prompt: str | Seq[int], *, adapter: AdapterSpec = ..., stream: Literal[True], **options: Any
+        self,
+        prompt: str | Seq[int],
+        *,
+        adapter: AdapterSpec = ...,
+        stream: Literal[True],
+        **options: Unpack[OptionArgs],
     ) -> Iterator[Token]: ...
     @overload
     def generate(
-        self, prompt: str | Seq[int], *, adapter: AdapterSpec = ..., stream: Literal[False] = ..., **options: Any
+        self,
+        prompt: str | Seq[int],
+        *,
+        adapter: AdapterSpec = ...,
+        stream: Literal[False] = ...,
+        **options: Unpack[OptionArgs],
     ) -> str: ...
     def generate(
-        self, prompt: str | Seq[int], *, adapter: AdapterSpec = None, stream: bool = False, **options: Any
+        self,
+        prompt: str | Seq[int],
+        *,
+        adapter: AdapterSpec = None,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: Stop = None,
+        ignore_eos: bool = False,
+        stream: bool = False,
     ) -> str | Iterator[Token]:
         """Continues a prompt (text, or token ids as they are); no chat template is applied.
 
-        Options, with their defaults: max_tokens=128 (not given: fewer where the
-        context ends; -1: to the end of the context), temperature=0.0 (greedy),
-        top_k=0, top_p=1.0, min_p=0.0, repeat_penalty=1.0 (over the last 64 tokens), seed=None (a fresh one),
-        stop=None (a string or several; not part of the text), ignore_eos=False.
-        stream=True gives an iterator of Token(id, text, logprob).
+        adapter: None (the base), a loaded adapter's name, or {name: weight}. max_tokens: not given, fewer where the
+        context ends; -1, to the end of the context. temperature: 0 takes the likeliest token. top_k, top_p, min_p:
+        sample among the k likeliest, among the likeliest that sum to p, among those at least p times as likely as
+        the likeliest (0, 1 and 0: among all). repeat_penalty: over the last 64 tokens. seed: the same seed gives
+        the same text; None takes a fresh one. stop: a string or several that end the text and are no part of it.
+        ignore_eos: goes on after an end token. stream: an iterator of Token(id, text, logprob) instead of the text.
         ValueError: prompt and max_tokens exceed the context (the numbers are given), or an option makes no sense.
         """
+        options = OptionArgs(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            seed=seed,
+            stop=stop,
+            ignore_eos=ignore_eos,
+        )
         if stream:
             return self.stream(self.sequence(adapter=adapter), self._ids(prompt), options)
         return self.complete(prompt, adapter=adapter, **options).text
 
-    def complete(self, prompt: str | Seq[int], *, adapter: AdapterSpec = None, **options: Any) -> Completion:
+    def complete(
+        self, prompt: str | Seq[int], *, adapter: AdapterSpec = None, **options: Unpack[OptionArgs]
+    ) -> Completion:
         """As `generate`, with ids, log-probabilities, the reason of the end, and timings."""
         return self.run([self.sequence(adapter=adapter)], [self._ids(prompt)], [options])[0]
 
@@ -188,14 +236,29 @@ class Model:
 
     @overload
     def chat(
-        self, messages: Seq[Mapping[str, Any]], *, adapter: AdapterSpec = ..., stream: Literal[True], **options: Any
+        self,
+        messages: Seq[Mapping[str, Any]],
+        *,
+        adapter: AdapterSpec = ...,
+        stream: Literal[True],
+        **options: Unpack[OptionArgs],
     ) -> Iterator[Token]: ...
     @overload
     def chat(
-        self, messages: Seq[Mapping[str, Any]], *, adapter: AdapterSpec = ..., stream: Literal[False] = ..., **options: Any
+        self,
+        messages: Seq[Mapping[str, Any]],
+        *,
+        adapter: AdapterSpec = ...,
+        stream: Literal[False] = ...,
+        **options: Unpack[OptionArgs],
     ) -> str: ...
     def chat(
-        self, messages: Seq[Mapping[str, Any]], *, adapter: AdapterSpec = None, stream: bool = False, **options: Any
+        self,
+        messages: Seq[Mapping[str, Any]],
+        *,
+        adapter: AdapterSpec = None,
+        stream: bool = False,
+        **options: Unpack[OptionArgs],
     ) -> str | Iterator[Token]:
         """The assistant's answer to messages [{"role": ..., "content": ...}], through the file's chat template."""
         ids = self.apply_chat_template(messages)
@@ -207,7 +270,7 @@ class Model:
         """Token ids of the conversation, up to where the assistant speaks."""
         tokenizer = self._need_tokenizer()
         if tokenizer.chat_template is None:
-            raise ValueError(f"'{self.path}' has no chat template: use generate with a prompt in the model's own format")
+            raise ValueError(f"'{self.path}' has no chat template: use generate, with a prompt in its own format")
         bos = tokenizer.token_text(tokenizer.bos_id) if tokenizer.bos_id is not None else ""
         eos = tokenizer.token_text(tokenizer.eos_id) if tokenizer.eos_id is not None else ""
         text = render_chat(tokenizer.chat_template, messages, bos_token=bos, eos_token=eos)

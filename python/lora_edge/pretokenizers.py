@@ -101,9 +101,7 @@ def _byte_level(vocab: Vocab) -> HfTokenizer:
     try:
         model = models.BPE(vocab=plain, merges=pairs, ignore_merges=ignore_merges)
     except Exception:  # the library's errors don't say which merge
-        model = models.BPE(
-            vocab=plain, merges=_usable(pairs, plain, set(vocab.tokens)), ignore_merges=ignore_merges
-        )
+        model = models.BPE(vocab=plain, merges=_usable(pairs, plain, set(vocab.tokens)), ignore_merges=ignore_merges)
     built = Tokenizer(model)
     if vocab.pre == "qwen2":
         built.normalizer = normalizers.NFC()  # as in Qwen's own tokenizer.json; llama.cpp leaves it out
@@ -147,9 +145,7 @@ def _sentencepiece(vocab: Vocab) -> HfTokenizer:
     while unknown in plain:
         unknown += "\0"
     plain[unknown] = vocab.unk_id if vocab.unk_id is not None else 0
-    return Tokenizer(
-        models.BPE(vocab=plain, merges=merges, byte_fallback=has_bytes, fuse_unk=True, unk_token=unknown)
-    )
+    return Tokenizer(models.BPE(vocab=plain, merges=merges, byte_fallback=has_bytes, fuse_unk=True, unk_token=unknown))
 
 
 def _all_splits(pieces: list[str], mergeable: set[str], ids: dict[str, int]) -> list[tuple[str, str]]:

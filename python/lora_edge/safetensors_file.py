@@ -98,11 +98,7 @@ class SafetensorsFile:
 
     def _entry(self, name: str, entry: object, start: int, size: int) -> TensorInfo:
         label = repr(name[:80])
-        if (
-            len(name) > MAX_NAME
-            or not isinstance(entry, dict)
-            or set(entry) != {"dtype", "shape", "data_offsets"}
-        ):
+        if len(name) > MAX_NAME or not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
             self._fail(f"tensor {label} is not described by dtype, shape and data_offsets")
         assert isinstance(entry, dict)
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence as Seq
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,9 @@ from . import _core
 from .adapter import AdapterSpec, resolve
 
 if TYPE_CHECKING:
-    from .generation import Token
+    from typing_extensions import Unpack
+
+    from .generation import OptionArgs, Token
     from .model import Model
 
 
@@ -75,15 +77,21 @@ class Sequence:
         return other
 
     @overload
-    def generate(self, prompt: str | Seq[int] = ..., *, stream: Literal[True], **options: Any) -> Iterator[Token]: ...
-    @overload
-    def generate(self, prompt: str | Seq[int] = ..., *, stream: Literal[False] = ..., **options: Any) -> str: ...
     def generate(
-        self, prompt: str | Seq[int] = (), *, stream: bool = False, **options: Any
+        self, prompt: str | Seq[int] = ..., *, stream: Literal[True], **options: Unpack[OptionArgs]
+    ) -> Iterator[Token]: ...
+    @overload
+    def generate(
+        self, prompt: str | Seq[int] = ..., *, stream: Literal[False] = ..., **options: Unpack[OptionArgs]
+    ) -> str: ...
+    def generate(
+        self, prompt: str | Seq[int] = (), *, stream: bool = False, **options: Unpack[OptionArgs]
     ) -> str | Iterator[Token]:
         """Appends the prompt, if any, and continues it; options as `Model.generate` has them. What was generated
         is part of the sequence afterwards, but for an end token."""
-        ids = self.model.tokenize(prompt, add_bos=None if not self.ids else False) if isinstance(prompt, str) else prompt
+        ids = (
+            self.model.tokenize(prompt, add_bos=None if not self.ids else False) if isinstance(prompt, str) else prompt
+        )
         if stream:
             return self.model.stream(self, list(ids), options)
         return self.model.run([self], [list(ids)], [options])[0].text

@@ -68,20 +68,18 @@ class Budget:
         being one.
 
         Lists that hold one list many times are how a small template makes a huge one."""
-        if isinstance(value, (Mapping, list, tuple)):
+        if isinstance(value, (list, tuple, dict)):
             self.spend(_STEP)
             for item in value:
                 self.measure(item, text)
-            if isinstance(value, Mapping):
+            if isinstance(value, dict):
                 for item in value.values():
                     self.measure(item, text)
         else:
             self.spend(len(value) if text and isinstance(value, str) else _STEP)
 
 
-_budget: ContextVar[Budget] = ContextVar(
-    "budget"
-)  # unset while compiling: constant folding then fails and is left out
+_budget: ContextVar[Budget] = ContextVar("budget")  # unset while compiling: constant folding then fails and is left out
 
 
 def _spend(units: int) -> None:
@@ -212,9 +210,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             times = [max(v, 0) for v in (left, right) if isinstance(v, int)] if operator == "*" else []
             _spend(sum(lengths) * (times[0] if times else 1))
         elif isinstance(left, int) and isinstance(right, int):
-            bits = (
-                left.bit_length() * abs(right) if operator == "**" else left.bit_length() + right.bit_length()
-            )
+            bits = left.bit_length() * abs(right) if operator == "**" else left.bit_length() + right.bit_length()
             if bits > _MAX_BITS:
                 raise SecurityError(f"an integer of more than {_MAX_BITS} bits")
         return super().call_binop(context, operator, left, right)
@@ -241,9 +237,7 @@ def _meter(template: nodes.Template) -> nodes.Template:
             if isinstance(node.arg, nodes.Slice):
                 node.node = filtered(node.node, " paid")
         elif isinstance(node, (nodes.For, nodes.Macro, nodes.CallBlock)):
-            size = nodes.Const(
-                sum(len(data.data) for data in node.find_all(nodes.TemplateData)), lineno=node.lineno
-            )
+            size = nodes.Const(sum(len(data.data) for data in node.find_all(nodes.TemplateData)), lineno=node.lineno)
             tick = filtered(nodes.Const(0, lineno=node.lineno), " tick", size)
             if isinstance(node, nodes.For):
                 node.iter = filtered(node.iter, " counted")
@@ -258,9 +252,7 @@ def _tojson(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise_exception(message: object) -> None:

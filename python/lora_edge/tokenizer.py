@@ -61,9 +61,7 @@ class Tokenizer:
         ids: list[int] = []
         if self.add_bos if add_bos is None else add_bos:
             if self.bos_id is None:
-                raise ValueError(
-                    "[tokenizer] add_bos was asked for, but the file has no tokenizer.ggml.bos_token_id"
-                )
+                raise ValueError("[tokenizer] add_bos was asked for, but the file has no tokenizer.ggml.bos_token_id")
             ids.append(self.bos_id)
         space_prefix = self._vocab.add_space_prefix
         after_special = True
@@ -127,9 +125,7 @@ class Tokenizer:
     def _piece(self, token: int) -> bytes:
         """The bytes that a token adds to the text."""
         if not 0 <= token < self.vocab_size:
-            raise ValueError(
-                f"[tokenizer] token id {token} is outside the vocabulary of {self.vocab_size} tokens"
-            )
+            raise ValueError(f"[tokenizer] token id {token} is outside the vocabulary of {self.vocab_size} tokens")
         kind, text = self._vocab.types[token], self._vocab.tokens[token]
         if kind == BYTE:
             return bytes([int(text[3:5], 16)])

@@ -89,9 +89,7 @@ class Vocab:
 
         for i, (text, kind) in enumerate(zip(tokens, types, strict=True)):
             if kind == BYTE and not _BYTE_TEXT.fullmatch(text):
-                raise _bad(
-                    TOKENS, f"token {i} is of type byte, but its text is {_clip(text)!r}, not like '<0x0A>'"
-                )
+                raise _bad(TOKENS, f"token {i} is of type byte, but its text is {_clip(text)!r}, not like '<0x0A>'")
         end_ids = set()
         for text in _CONTROL_TEXTS.intersection(tokens):
             token = tokens.index(text)
@@ -132,9 +130,7 @@ class Vocab:
     def parsed(self) -> tuple[list[int], list[int]]:
         """Ids found in text before it is tokenised, longest text first: (user-defined ones, these and control
         and unknown)."""
-        ids = [
-            i for i, t in enumerate(self.types) if t in (UNKNOWN, CONTROL, USER_DEFINED) and self.tokens[i]
-        ]
+        ids = [i for i, t in enumerate(self.types) if t in (UNKNOWN, CONTROL, USER_DEFINED) and self.tokens[i]]
         ids.sort(key=lambda i: -len(self.tokens[i].encode("utf-8", "surrogateescape")))
         return [i for i in ids if self.types[i] == USER_DEFINED], ids
 

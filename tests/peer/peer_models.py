@@ -124,3 +124,28 @@ def real_model(name: str) -> Any:
 
 def real_folder(name: str) -> Path:
     return SHARED / "models" / ("stories260K-hf" if name == "stories260K" else name)
+
+
+def trained_adapter(model: Any, folder: Path, text: list[int], steps: int = 60, context: int = 64) -> Any:
+    """A rank-8 adapter after a few steps on `text`, saved to `folder`: enough for greedy text to go elsewhere."""
+    config = peft.LoraConfig(r=8, lora_alpha=16, target_modules=LINEARS, task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(model, config)
+    rows = torch.tensor(text[: len(text) // context * context]).view(-1, context)
+    weights = [p for p in adapted.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=5e-3, weight_decay=0.0)
+    for _ in range(steps):
+        picked = rows[torch.randint(len(rows), (8,))]
+        adapted(input_ids=picked, labels=picked).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    adapted.eval().save_pretrained(folder)
+    return adapted
+
+
+def words_of(name: str, file: str, n: int) -> list[int]:
+    """The first n token ids of a text in shared/data/datasets, by the model's own tokenizer."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(real_folder(name))
+    text = (SHARED / "datasets" / file).read_text("utf-8")[: 12 * n].replace("<|endoftext|>", "")
+    ids = tokenizer(text, add_special_tokens=False).input_ids[:n]
+    assert len(ids) == n
+    return [int(i) for i in ids]

@@ -30,6 +30,8 @@ from peer_models import (  # noqa: E402
     random_model,
     real_folder,
     real_model,
+    trained_adapter,
+    words_of,
 )
 
 BOUND = 1e-3
@@ -186,26 +188,11 @@ def test_real_models(tmp_path: Path, name: str) -> None:
             check(f"{name}, adapters as GGUF", ours, adapted, texts, f"{kind}, GGUF")
 
 
-def quick_adapter(model: Any, folder: Path, rng: np.random.Generator) -> Any:
-    """A few steps towards a text of its own, so that greedy decoding goes elsewhere, and surely."""
-    config = peft.LoraConfig(r=8, lora_alpha=16, target_modules=LINEARS, task_type="CAUSAL_LM")
-    adapted = peft.get_peft_model(model, config)
-    text = torch.tensor(rng.integers(3, model.config.vocab_size, (1, 48)))
-    weights = [p for p in adapted.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=1e-2, weight_decay=0.0)
-    for _ in range(60):
-        adapted(input_ids=text, labels=text).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    adapted.eval().save_pretrained(folder)
-    return adapted
-
-
 @needs_shared
 def test_greedy_ids(tmp_path: Path) -> None:
     rng = fresh_rng()
     name = "TinyStories-656K"
-    adapted = quick_adapter(real_model(name), tmp_path / "trained", rng)
+    adapted = trained_adapter(real_model(name), tmp_path / "trained", words_of(name, "tinyshakespeare_first_90.txt", 4096))
     starts = ["Once upon a time", "Lily and Tom", "One day, a big dog", "The sun was"]
     with Model(convert_model(real_folder(name), tmp_path / "base.gguf", type="f32")) as ours:
         ours.load_adapter(tmp_path / "trained")

@@ -74,9 +74,7 @@ def is_new(character: str) -> bool:
     return any(low <= ord(character) <= high for low, high in UNICODE_16)
 
 
-def compare(
-    meta: Metadata, folder: Path, allowed: Callable[[str, bool], bool] = lambda text, special: False
-) -> None:
+def compare(meta: Metadata, folder: Path, allowed: Callable[[str, bool], bool] = lambda text, special: False) -> None:
     """All of STRINGS random texts, special tokens parsed and not; `allowed` says of a text that its ids may
     differ."""
     ours, peer = Tokenizer.from_metadata(meta), llama_cpp_encode(meta, folder)
@@ -122,8 +120,7 @@ def test_qwen2_differs_from_llama_cpp_by_nfc_only(tmp_path: Path) -> None:
             specials.split(text) if special else [text]
         )  # what is parsed as a token is not normalised with its neighbours
         normal = "".join(
-            part if special and specials.fullmatch(part) else unicodedata.normalize("NFC", part)
-            for part in parts
+            part if special and specials.fullmatch(part) else unicodedata.normalize("NFC", part) for part in parts
         )
         return normal != text and ours.encode(text, special=special) == peer(normal, special)
 
@@ -170,9 +167,7 @@ def test_every_kind_of_character_is_cut_alike(pre: str, tmp_path: Path) -> None:
 def test_chat_templates_as_transformers_renders_them() -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    tools = [
-        {"type": "function", "function": {"name": "größe", "parameters": {"a": "<b>", "n": [1, None, True]}}}
-    ]
+    tools = [{"type": "function", "function": {"name": "größe", "parameters": {"a": "<b>", "n": [1, None, True]}}}]
     for template in TEMPLATES:
         for messages in (CONVERSATION, CONVERSATION[1:], CONVERSATION[1:2]):
             for prompt in (False, True):
@@ -202,7 +197,5 @@ def test_smollm_chat_as_transformers(tmp_path: Path) -> None:
     ours = Tokenizer.from_metadata(metadata("smollm", DATA))
     prompt = render_chat(ours.chat_template, CONVERSATION)
     assert prompt == theirs.apply_chat_template(CONVERSATION, tokenize=False, add_generation_prompt=True)
-    ids = theirs.apply_chat_template(
-        CONVERSATION, tokenize=True, add_generation_prompt=True, return_dict=False
-    )
+    ids = theirs.apply_chat_template(CONVERSATION, tokenize=True, add_generation_prompt=True, return_dict=False)
     assert ours.encode(prompt, add_bos=False, special=True) == np.asarray(ids).ravel().tolist()

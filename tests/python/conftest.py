@@ -13,4 +13,6 @@ _absent = not SHARED.is_dir()
 if _absent and os.environ.get("CI") == "true":
     raise RuntimeError(f"{SHARED} is absent: in CI the tests on real models must run")
 
-needs_shared = pytest.mark.skipif(_absent, reason="needs the real models of ../shared/data, which are not part of the project")
+needs_shared = pytest.mark.skipif(
+    _absent, reason="needs the real models of ../shared/data, which are not part of the project"
+)

@@ -25,9 +25,7 @@ def test_chatml() -> None:
 
 
 def test_llama3_writes_bos_and_tools() -> None:
-    text = render_chat(
-        LLAMA3, CONVERSATION, bos_token="<|begin_of_text|>", tools=[{"name": "größe", "args": {"b": 1}}]
-    )
+    text = render_chat(LLAMA3, CONVERSATION, bos_token="<|begin_of_text|>", tools=[{"name": "größe", "args": {"b": 1}}])
     assert text.startswith("<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.")
     assert '{"name": "größe", "args": {"b": 1}}' in text
     assert text.endswith("<|start_header_id|>assistant<|end_header_id|>\n\n")
@@ -73,9 +71,7 @@ def test_messages_without_a_role() -> None:
 
 
 def test_a_template_may_refuse() -> None:
-    template = (
-        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    )
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     with pytest.raises(
         ValueError, match=r"\[chat\] the chat template refuses these messages: System role not supported"
     ):
@@ -154,8 +150,8 @@ HOSTILE = [
 
 
 def test_hostile_templates_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each ends in a ValueError. A fifth of the usual budget keeps the test short."""
-    monkeypatch.setattr(template_sandbox, "MAX_UNITS", 4_000_000)
+    """Each ends in a ValueError. A small part of the usual budget keeps the test short."""
+    monkeypatch.setattr(template_sandbox, "MAX_UNITS", 1_500_000)
     for template in HOSTILE:
         start = time.monotonic()
         with pytest.raises(ValueError, match=r"^\[chat\] the chat template"):
@@ -166,18 +162,14 @@ def test_hostile_templates_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_long_conversations_stay_within_the_budget() -> None:
     """300 messages and half a megabyte of text, as a template that asks for all messages at every turn sees
     them."""
-    messages = [
-        {"role": ("user", "assistant")[i % 2], "content": f"{i} " + "word " * 350} for i in range(300)
-    ]
+    messages = [{"role": ("user", "assistant")[i % 2], "content": f"{i} " + "word " * 350} for i in range(300)]
     for template in TEMPLATES:
         assert len(render_chat(template, messages)) > 500_000
 
 
 def test_budgets_of_threads_are_their_own() -> None:
     texts: list[str] = []
-    threads = [
-        threading.Thread(target=lambda: texts.append(render_chat(LLAMA3, CONVERSATION))) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: texts.append(render_chat(LLAMA3, CONVERSATION))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

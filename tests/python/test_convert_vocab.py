@@ -14,8 +14,16 @@ from hf_folders import tiny_config, tiny_weights, write_model
 from lora_edge.convert import convert_model
 from lora_edge.gguf_file import open_gguf
 from lora_edge.tokenizer import Tokenizer
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from tokenizers import Tokenizer as HfTokenizer
+from tokenizers import (
+    Regex,
+    Tokenizer as HfTokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s"

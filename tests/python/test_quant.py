@@ -5,8 +5,7 @@ from __future__ import annotations
 import gguf
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from lora_edge.quant import bf16_to_f32, dequantize_q8_0, f32_to_bf16, quantize_q8_0
 
 Q8_0, BF16 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.BF16

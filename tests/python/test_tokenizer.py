@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import SHARED, needs_shared
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from lora_edge.tokenizer import Tokenizer
 from tokenizer_cases import (
     Metadata,
@@ -162,9 +161,7 @@ def test_bos_and_eos_follow_the_file() -> None:
     assert Tokenizer.from_metadata(meta).encode("a") == [1, 259, 260]
     assert Tokenizer.from_metadata(meta).encode("") == [1]
     assert Tokenizer.from_metadata(meta).encode("a", add_bos=False) == [259, 260]
-    both = Tokenizer.from_metadata(
-        meta | {"tokenizer.ggml.add_bos_token": False, "tokenizer.ggml.add_eos_token": True}
-    )
+    both = Tokenizer.from_metadata(meta | {"tokenizer.ggml.add_bos_token": False, "tokenizer.ggml.add_eos_token": True})
     assert both.encode("a") == [259, 260, 2]
     assert both.encode("a", add_bos=True) == [1, 259, 260]
     gpt2 = small_vocabulary("gpt-2")
@@ -187,9 +184,7 @@ def test_decoding_gives_the_text_back(text: str, kind: str) -> None:
 
 
 @given(st.data(), st.sampled_from(KINDS), st.booleans())
-def test_a_stream_is_the_decoded_text_without_half_characters(
-    data: st.DataObject, kind: str, goes_on: bool
-) -> None:
+def test_a_stream_is_the_decoded_text_without_half_characters(data: st.DataObject, kind: str, goes_on: bool) -> None:
     tokenizer = TOKENIZERS[kind]
     whole = tokenizer.encode(data.draw(st.text(max_size=20)), add_bos=False)
     noise = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=20))
@@ -197,9 +192,7 @@ def test_a_stream_is_the_decoded_text_without_half_characters(
         stream = tokenizer.stream(continuation=goes_on)
         pushed = [stream.push(i) for i in ids]
         if ids is whole:
-            assert "\ufffd" not in "".join(pushed).replace(
-                "\ufffd", "", tokenizer.decode(whole).count("\ufffd")
-            )
+            assert "\ufffd" not in "".join(pushed).replace("\ufffd", "", tokenizer.decode(whole).count("\ufffd"))
         assert "".join(pushed) + stream.flush() == tokenizer.decode(ids, continuation=goes_on)
 
 
@@ -301,9 +294,7 @@ def test_merges_of_unknown_tokens_are_refused(line: str) -> None:
 
 
 def test_other_pretokenizers_are_refused_by_name() -> None:
-    with pytest.raises(
-        ValueError, match=r"tokenizer\.ggml\.pre 'tekken' is not supported; known: default, gpt-2"
-    ):
+    with pytest.raises(ValueError, match=r"tokenizer\.ggml\.pre 'tekken' is not supported; known: default, gpt-2"):
         Tokenizer.from_metadata(small_vocabulary("gpt-2") | {"tokenizer.ggml.pre": "tekken"})
 
 

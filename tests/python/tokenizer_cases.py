@@ -76,9 +76,7 @@ def random_text(rng: random.Random, words: list[str], pieces: int = 12) -> str:
             out.append(rng.choice(_MARKS))
         elif kind == 4:
             out.append(
-                rng.choice(
-                    [chr(rng.randrange(0xD800)), chr(rng.randint(0xE000, 0x10FFFF)), chr(rng.randrange(0x21))]
-                )
+                rng.choice([chr(rng.randrange(0xD800)), chr(rng.randint(0xE000, 0x10FFFF)), chr(rng.randrange(0x21))])
             )
         elif kind == 5:
             out.append(str(rng.randrange(10 ** rng.randint(1, 9))))
@@ -131,9 +129,7 @@ def metadata(name: str, data: Path) -> Metadata:
             for line in (folder / "merges.txt").read_text("utf-8").split("\n")
             if line and not line.startswith("#version")
         ]
-        control = {
-            text: len(vocab) + i for i, text in enumerate(("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
-        }
+        control = {text: len(vocab) + i for i, text in enumerate(("<|endoftext|>", "<|im_start|>", "<|im_end|>"))}
         ids = {
             "bos_token_id": control["<|endoftext|>"],
             "eos_token_id": control["<|im_end|>"],
@@ -165,9 +161,7 @@ def small_vocabulary(kind: str) -> Metadata:
 def fixture(kind: str) -> Any:
     """What tools/record_tokenizer_fixtures.py wrote: {"metadata": ..., "cases": [{"text", "ids": {kind:
     [plain, special]}}]}."""
-    return json.loads(
-        (FIXTURES / f"{'sentencepiece' if kind == 'llama' else 'byte_level'}.json").read_text("utf-8")
-    )
+    return json.loads((FIXTURES / f"{'sentencepiece' if kind == 'llama' else 'byte_level'}.json").read_text("utf-8"))
 
 
 def write_vocabulary(path: Path, meta: Metadata) -> None:

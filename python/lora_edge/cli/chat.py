@@ -8,7 +8,10 @@ from typing import Any
 
 from .common import adapter_spec, add_model_flags, add_sampling_flags, load_model, sampling_options
 
-_HELP = "/adapter NAME[=WEIGHT] ... switches adapters (none: the base), /reset forgets the conversation, /quit or Ctrl-D ends"
+_HELP = (
+    "/adapter NAME[=WEIGHT] ... switches adapters (none: the base), /reset forgets the conversation, "
+    "/quit or Ctrl-D ends"
+)
 
 
 def add_parser(verbs: Any) -> None:

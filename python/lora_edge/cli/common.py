@@ -4,53 +4,87 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
 
 from ..adapter import AdapterSpec
+from ..generation import DEFAULT_MAX_TOKENS, OptionArgs
 from ..model import Model
 
 
 def add_model_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("model")
-    g.add_argument("-m", "--model", metavar="FILE", help="GGUF file or Hugging Face folder (default: the built-in model)")
-    g.add_argument("--lora", metavar="FILE", action="append", default=[],
-                   help="adapter to run with: a GGUF adapter, a PEFT folder, or a built-in adapter's name; repeatable")  # fmt: skip
-    g.add_argument("--lora-scaled", metavar="FILE:SCALE", action="append", default=[],
-                   help="the same, with its weight after a colon; repeatable")  # fmt: skip
+    g.add_argument(
+        "-m", "--model", metavar="FILE", help="GGUF file or Hugging Face folder (default: the built-in model)"
+    )
+    g.add_argument(
+        "--lora",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="adapter: a GGUF adapter, a PEFT folder, or a built-in adapter's name; repeatable",
+    )
+    g.add_argument(
+        "--lora-scaled",
+        metavar="FILE:SCALE",
+        action="append",
+        default=[],
+        help="the same, with its weight after a colon; repeatable",
+    )
     g.add_argument("-c", "--ctx-size", metavar="N", type=int, help="context in tokens (default: as trained)")
     g.add_argument("-t", "--threads", metavar="N", type=int, help="threads (default: one per physical core)")
-    g.add_argument("--kv-type", choices=("auto", "f16", "f32"), default="auto",
-                   help="type of cached keys and values (auto: f32 for F32 files, else f16)")  # fmt: skip
+    g.add_argument(
+        "--kv-type",
+        choices=("auto", "f16", "f32"),
+        default="auto",
+        help="type of cached keys and values (auto: f32 for F32 files, else f16)",
+    )
 
 
 def add_sampling_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("generation")
-    g.add_argument("-n", "--predict", metavar="N", type=int,
-                   help="tokens to generate at most; -1: to the end of the context (default: 128)")  # fmt: skip
-    g.add_argument("--temp", metavar="T", type=float, default=0.0, help="temperature; 0 takes the likeliest token (default)")
+    g.add_argument(
+        "-n",
+        "--predict",
+        metavar="N",
+        type=int,
+        default=DEFAULT_MAX_TOKENS,
+        help="tokens to generate at most; -1: to the end of the context (default: 128)",
+    )
+    g.add_argument(
+        "--temp", metavar="T", type=float, default=0.0, help="temperature; 0 takes the likeliest token (default)"
+    )
     g.add_argument("--top-k", metavar="K", type=int, default=0, help="sample among the K likeliest (default 0: all)")
-    g.add_argument("--top-p", metavar="P", type=float, default=1.0, help="sample among the likeliest that sum to P (default 1)")
-    g.add_argument("--min-p", metavar="P", type=float, default=0.0,
-                   help="sample among those at least P times as likely as the likeliest (default 0)")  # fmt: skip
-    g.add_argument("--repeat-penalty", metavar="R", type=float, default=1.0,
-                   help="penalty on the last 64 tokens (default 1: none)")  # fmt: skip
-    g.add_argument("-s", "--seed", metavar="N", type=int, help="the same seed gives the same text (default: a fresh one)")
+    g.add_argument(
+        "--top-p", metavar="P", type=float, default=1.0, help="sample among the likeliest that sum to P (default 1)"
+    )
+    g.add_argument(
+        "--min-p",
+        metavar="P",
+        type=float,
+        default=0.0,
+        help="sample among those at least P times as likely as the likeliest (default 0)",
+    )
+    g.add_argument(
+        "--repeat-penalty", metavar="R", type=float, default=1.0, help="penalty on the last 64 tokens (default 1: none)"
+    )
+    g.add_argument(
+        "-s", "--seed", metavar="N", type=int, help="the same seed gives the same text (default: a fresh one)"
+    )
     g.add_argument("--stop", metavar="TEXT", action="append", help="end before this text; repeatable")
     g.add_argument("--ignore-eos", action="store_true", help="go on after an end token")
 
 
-def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "max_tokens": args.predict,
-        "temperature": args.temp,
-        "top_k": args.top_k,
-        "top_p": args.top_p,
-        "min_p": args.min_p,
-        "repeat_penalty": args.repeat_penalty,
-        "seed": args.seed,
-        "stop": args.stop,
-        "ignore_eos": args.ignore_eos,
-    }
+def sampling_options(args: argparse.Namespace) -> OptionArgs:
+    return OptionArgs(
+        max_tokens=args.predict,
+        temperature=args.temp,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        min_p=args.min_p,
+        repeat_penalty=args.repeat_penalty,
+        seed=args.seed,
+        stop=args.stop,
+        ignore_eos=args.ignore_eos,
+    )
 
 
 def load_model(args: argparse.Namespace) -> tuple[Model, dict[str, float]]:

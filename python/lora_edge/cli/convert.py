@@ -16,8 +16,12 @@ def add_parser(verbs: Any) -> None:
     )
     p.add_argument("folder", metavar="FOLDER", help="with config.json (a model) or adapter_config.json (an adapter)")
     p.add_argument("-o", "--outfile", metavar="FILE", required=True, help="the GGUF file to write")
-    p.add_argument("--type", "--outtype", choices=("f32", "f16", "bf16", "q8_0"),
-                   help="of the weights (default: q8_0 for a model, f16 for an adapter)")  # fmt: skip
+    p.add_argument(
+        "--type",
+        "--outtype",
+        choices=("f32", "f16", "bf16", "q8_0"),
+        help="of the weights (default: q8_0 for a model, f16 for an adapter)",
+    )
     p.add_argument("--base", metavar="PATH", help="an adapter's base: its GGUF file or Hugging Face folder")
     p.set_defaults(run=run)
 
@@ -29,7 +33,9 @@ def run(args: argparse.Namespace) -> None:
 
     folder = Path(args.folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"'{folder}' is not a folder: convert takes a Hugging Face model or PEFT adapter folder")
+        raise FileNotFoundError(
+            f"'{folder}' is not a folder: convert takes a Hugging Face model or PEFT adapter folder"
+        )
     with tqdm(desc="converting", unit="B", unit_scale=True, disable=None) as bar:
 
         def show(done: int, total: int, _: str) -> None:

@@ -23,8 +23,11 @@ def add_parser(verbs: Any) -> None:
     source.add_argument("-f", "--file", metavar="FILE", help="a file with the prompt")
     add_sampling_flags(p)
     out = p.add_argument_group("output")
-    out.add_argument("--compare", action="store_true",
-                     help="answer as the base alone and with each adapter (--lora; else all built-in ones), side by side")  # fmt: skip
+    out.add_argument(
+        "--compare",
+        action="store_true",
+        help="answer as the base and with each adapter (--lora; else the built-in ones), side by side",
+    )
     out.add_argument("--ids", action="store_true", help="print token ids instead of text")
     out.add_argument("--timings", action="store_true", help="print tokens per second on standard error")
     p.set_defaults(run=run)

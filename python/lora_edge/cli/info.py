@@ -103,9 +103,14 @@ def _model(file: GgufFile) -> Rows:
 
 def _adapter(file: GgufFile) -> Rows:
     tensors, alpha = file.core.tensors(), file.metadata.get("adapter.lora.alpha", "-")
-    targets = {name.removesuffix(".lora_b"): shape[-1] for name, (shape, _, _) in tensors.items() if name.endswith(".lora_b")}
-    return [*_ranks(targets), ("alpha", f"{alpha:g}" if isinstance(alpha, float) else str(alpha)),
-            ("parameters", f"{_parameters(tensors):,}"), ("weights", _types(tensors))]  # fmt: skip
+    ranks = {name: shape[-1] for name, (shape, _, _) in tensors.items() if name.endswith(".lora_b")}
+    targets = {name.removesuffix(".lora_b"): r for name, r in ranks.items()}
+    return [
+        *_ranks(targets),
+        ("alpha", f"{alpha:g}" if isinstance(alpha, float) else str(alpha)),
+        ("parameters", f"{_parameters(tensors):,}"),
+        ("weights", _types(tensors)),
+    ]
 
 
 def _folder(path: Path) -> Rows:

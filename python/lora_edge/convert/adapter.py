@@ -65,9 +65,7 @@ def common_alpha(adapter: AdapterFile) -> float:
     """The alpha with which alpha / r is the scale of most tensors.  ValueError: all scales are 0."""
     alphas = Counter(entry.scale * entry.b.shape[1] for entry in adapter.entries.values() if entry.scale)
     if not alphas:
-        raise ValueError(
-            f"[convert] {adapter.name}: every scale is 0; llama.cpp would read alpha 0 as no scale at all"
-        )
+        raise ValueError(f"[convert] {adapter.name}: every scale is 0; llama.cpp would read alpha 0 as no scale at all")
     return float(np.float32(alphas.most_common(1)[0][0]))
 
 
@@ -91,9 +89,7 @@ def _open_base(base: Path) -> tuple[BaseInfo, WeightSource]:
         file = open_gguf(base)
         return BaseInfo.from_gguf(file), lambda name: file.tensors.get(name)
     hparams = read_hparams(base)
-    info = BaseInfo(
-        hparams.arch, hparams.n_head, hparams.n_head_kv, hparams.head_dim, hparams.linear_shapes()
-    )
+    info = BaseInfo(hparams.arch, hparams.n_head, hparams.n_head_kv, hparams.head_dim, hparams.linear_shapes())
     try:
         weights = WeightFolder(base)
     except FileNotFoundError:

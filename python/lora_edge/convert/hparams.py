@@ -93,9 +93,7 @@ def read_hparams(folder: Path) -> HParams:
 
 
 def parse_hparams(config: dict[str, Any], where: str) -> HParams:
-    names = config.get("architectures") or [
-        MODEL_TYPES.get(str(config.get("model_type")), config.get("model_type"))
-    ]
+    names = config.get("architectures") or [MODEL_TYPES.get(str(config.get("model_type")), config.get("model_type"))]
     if not isinstance(names, list) or len(names) != 1 or names[0] not in ARCHITECTURES:
         raise ValueError(f"[convert] {where}: {names} is not supported; {', '.join(ARCHITECTURES)} are")
     arch, defaults = ARCHITECTURES[names[0]]
@@ -200,17 +198,12 @@ def _rope(get: _Fields, head_dim: int, n_ctx: int) -> tuple[float, float | None,
         return theta, rope.number("factor", math.nan), None
     if kind != "llama3":
         raise ValueError(
-            f"[convert] {rope.where}: rope_type {str(kind)[:40]!r} is not supported; "
-            "default, linear and llama3 are"
+            f"[convert] {rope.where}: rope_type {str(kind)[:40]!r} is not supported; default, linear and llama3 are"
         )
-    factor, low, high = (
-        rope.number(key, math.nan) for key in ("factor", "low_freq_factor", "high_freq_factor")
-    )
+    factor, low, high = (rope.number(key, math.nan) for key in ("factor", "low_freq_factor", "high_freq_factor"))
     old_ctx = rope.count("original_max_position_embeddings")
     if not low < high:
         rope.fail("low_freq_factor", "not below high_freq_factor")
-    turns = old_ctx / (
-        2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
-    )  # per original context, each pair
+    turns = old_ctx / (2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim))  # per original context, each pair
     smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
     return theta, None, (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)

@@ -90,9 +90,7 @@ def expected_tensors(hparams: HParams) -> dict[str, tuple[int, ...]]:
     for i in range(hparams.n_layer):
         shapes[f"blk.{i}.attn_norm.weight"] = shapes[f"blk.{i}.ffn_norm.weight"] = (hparams.n_embd,)
         if hparams.qk_norm:
-            shapes[f"blk.{i}.attn_q_norm.weight"] = shapes[f"blk.{i}.attn_k_norm.weight"] = (
-                hparams.head_dim,
-            )
+            shapes[f"blk.{i}.attn_q_norm.weight"] = shapes[f"blk.{i}.attn_k_norm.weight"] = (hparams.head_dim,)
         biased = ["attn_q", "attn_k", "attn_v"] * hparams.qkv_bias + ["attn_output"] * hparams.output_bias
         for stem in biased:
             shapes[f"blk.{i}.{stem}.bias"] = shapes[f"blk.{i}.{stem}.weight"][:1]

@@ -59,11 +59,7 @@ def _optional(path: Path) -> dict[str, Any]:
 
 def _tokens(tokenizer: dict[str, Any], n_vocab: int) -> Metadata:
     model = tokenizer["model"]
-    if (
-        model.get("type", "BPE") != "BPE"
-        or model.get("continuing_subword_prefix")
-        or model.get("end_of_word_suffix")
-    ):
+    if model.get("type", "BPE") != "BPE" or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise ValueError(f"the model {model.get('type')!r} is not supported; plain BPE is")
     kind, pre, prefix = _kind(tokenizer)
     merges = [_merge(entry) for entry in model["merges"]]
@@ -120,19 +116,13 @@ def _flat(tokenizer: dict[str, Any], part: str) -> list[dict[str, Any]]:
     value = tokenizer.get(part)
     if value is None:
         return []
-    inner = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors"}[
-        part
-    ]
+    inner = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors"}[part]
     return list(value[inner]) if value["type"] == "Sequence" else [value]
 
 
 def _merge(entry: object) -> tuple[str, str]:
     pair = entry.split(" ") if isinstance(entry, str) else entry
-    if (
-        not isinstance(pair, list)
-        or len(pair) != 2
-        or not all(isinstance(p, str) and p and " " not in p for p in pair)
-    ):
+    if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(p, str) and p and " " not in p for p in pair):
         raise ValueError(f"the merge {str(entry)[:60]!r} is not a pair of tokens")
     return pair[0], pair[1]
 
@@ -152,9 +142,7 @@ def _texts_and_types(tokenizer: dict[str, Any], n_vocab: int, kind: str) -> tupl
             by_id[added["id"]] = (text, UNKNOWN)
     last = max(by_id, default=-1)
     if last >= n_vocab or min(by_id, default=0) < 0:
-        raise ValueError(
-            f"the token {by_id[last][0][:40]!r} has the id {last}, the model has {n_vocab} tokens"
-        )
+        raise ValueError(f"the token {by_id[last][0][:40]!r} has the id {last}, the model has {n_vocab} tokens")
     rows = [by_id.get(i, (f"[PAD{i}]", UNUSED)) for i in range(n_vocab)]
     texts = [text for text, _ in rows]
     if len(set(texts)) != len(texts):
@@ -219,9 +207,7 @@ def _template_ends(
         if step["type"] != "TemplateProcessing":
             raise ValueError(f"the post-processor {step['type']!r} is not supported")
         parts = [next(iter(part.items())) for part in step["single"]]
-        names = [
-            step["special_tokens"][v["id"]]["ids"] if kind == "SpecialToken" else "text" for kind, v in parts
-        ]
+        names = [step["special_tokens"][v["id"]]["ids"] if kind == "SpecialToken" else "text" for kind, v in parts]
         if names not in (["text"], [bos, "text"], ["text", eos], [bos, "text", eos]):
             raise ValueError("the post-processor adds tokens other than BOS and EOS")
         add_bos, add_eos = names[0] != "text", names[-1] != "text"

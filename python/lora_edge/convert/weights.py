@@ -33,9 +33,7 @@ class WeightFolder:
                 raise ValueError(f"[convert] {index} has no weight_map")
             listed = table
             names = sorted(set(listed.values()))
-            if len(names) > MAX_SHARDS or any(
-                os.path.basename(n) != n or n in ("", ".", "..") for n in names
-            ):
+            if len(names) > MAX_SHARDS or any(os.path.basename(n) != n or n in ("", ".", "..") for n in names):
                 raise ValueError(f"[convert] {index} names files outside of its folder")
         else:
             raise FileNotFoundError(f"{folder} has no model.safetensors (other formats are not read)")
@@ -64,9 +62,7 @@ class WeightFolder:
         """A view as float32, float16 or uint16 (bfloat16 bits).  ValueError: another type."""
         dtype = self._files[name].info[name].dtype
         if dtype not in ("F32", "F16", "BF16"):
-            raise ValueError(
-                f"[convert] {self.folder}: {name!r} has the type {dtype}; F32, F16 and BF16 are read"
-            )
+            raise ValueError(f"[convert] {self.folder}: {name!r} has the type {dtype}; F32, F16 and BF16 are read")
         return self._files[name].array(name)
 
 

@@ -1,0 +1,157 @@
+"""lora_edge and llama.cpp behind one face, so that a benchmark times the same work on the same files.
+
+llama.cpp is driven through llama-cpp-python's low-level API: a call of its C functions per batch, with the defaults of
+its own benchmark (flash attention auto, f16 KV cache, batches of 512).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import lora_edge
+
+N_CTX = 1024
+N_BATCH = 512
+
+
+class Engine(ABC):
+    """One base model, adapters beside it, one text at a time."""
+
+    name: str
+
+    @abstractmethod
+    def __init__(self, base: Path, adapters: Mapping[str, Path] | None = None, *, threads: int) -> None: ...
+
+    @abstractmethod
+    def load_adapter(self, name: str, path: Path) -> None: ...
+
+    @abstractmethod
+    def unload_adapter(self, name: str) -> None: ...
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begins a new text, with no adapter."""
+
+    @abstractmethod
+    def use(self, adapter: str | None) -> None:
+        """Switches the adapter for the tokens to come."""
+
+    @abstractmethod
+    def feed(self, ids: Sequence[int]) -> None:
+        """Computes the tokens, and the logits after the last."""
+
+    @abstractmethod
+    def logits(self) -> NDArray[np.float32]:
+        """[n_vocab] after the last token."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+class Edge(Engine):
+    """lora_edge through its public API."""
+
+    name = "lora_edge"
+
+    def __init__(self, base: Path, adapters: Mapping[str, Path] | None = None, *, threads: int) -> None:
+        self.model = lora_edge.load(base, threads=threads, n_ctx=N_CTX)
+        for name, path in (adapters or {}).items():
+            self.load_adapter(name, path)
+        self.start()
+
+    def load_adapter(self, name: str, path: Path) -> None:
+        self.model.load_adapter(path, name=name)
+
+    def unload_adapter(self, name: str) -> None:
+        self.model.unload_adapter(name)
+
+    def start(self) -> None:
+        self.sequence = self.model.sequence()
+
+    def use(self, adapter: str | None) -> None:
+        self.sequence.adapter = adapter
+
+    def feed(self, ids: Sequence[int]) -> None:
+        self.sequence.feed(ids)
+
+    def logits(self) -> NDArray[np.float32]:
+        return self.sequence.logits()
+
+    def close(self) -> None:
+        del self.sequence
+        self.model.close()
+
+
+class Llama(Engine):
+    """llama.cpp through the C API that llama-cpp-python exposes."""
+
+    name = "llama.cpp"
+    _silent: Any = None  # the log callback, which must outlive every call
+
+    def __init__(self, base: Path, adapters: Mapping[str, Path] | None = None, *, threads: int) -> None:
+        from llama_cpp import llama_cpp as api
+
+        self.api: Any = api
+        if Llama._silent is None:
+            Llama._silent = api.llama_log_callback(lambda level, text, user: None)
+            api.llama_log_set(Llama._silent, ctypes.c_void_p(0))
+            api.llama_backend_init()
+        self.model = api.llama_model_load_from_file(str(base).encode(), api.llama_model_default_params())
+        params = api.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch = N_CTX, N_BATCH, N_BATCH
+        params.n_threads = params.n_threads_batch = threads
+        self.context = api.llama_init_from_model(self.model, params)
+        if not self.model or not self.context:
+            raise RuntimeError(f"llama.cpp can't load {base}")
+        self.memory = api.llama_get_memory(self.context)
+        self.n_vocab = api.llama_vocab_n_tokens(api.llama_model_get_vocab(self.model))
+        self.adapters: dict[str, Any] = {}
+        for name, path in (adapters or {}).items():
+            self.load_adapter(name, path)
+
+    def load_adapter(self, name: str, path: Path) -> None:
+        adapter = self.api.llama_adapter_lora_init(self.model, str(path).encode())
+        if not adapter:
+            raise RuntimeError(f"llama.cpp can't load the adapter {path}")
+        self.adapters[name] = adapter
+
+    def unload_adapter(self, name: str) -> None:
+        self.api.llama_adapter_lora_free(self.adapters.pop(name))
+
+    def start(self) -> None:
+        self.api.llama_memory_clear(self.memory, False)
+        self.use(None)
+
+    def use(self, adapter: str | None) -> None:
+        if adapter is None:
+            status = self.api.llama_set_adapters_lora(self.context, None, 0, None)
+        else:
+            one = (self.api.llama_adapter_lora_p_ctypes * 1)(self.adapters[adapter])
+            status = self.api.llama_set_adapters_lora(self.context, one, 1, (ctypes.c_float * 1)(1.0))
+        if status != 0:
+            raise RuntimeError(f"llama.cpp refuses the adapter {adapter}")
+
+    def feed(self, ids: Sequence[int]) -> None:
+        for at in range(0, len(ids), N_BATCH):
+            part = ids[at : at + N_BATCH]
+            array = (self.api.llama_token * len(part))(*part)  # the batch only points to it
+            if self.api.llama_decode(self.context, self.api.llama_batch_get_one(array, len(part))) != 0:
+                raise RuntimeError("llama_decode failed")
+        self.api.llama_synchronize(self.context)
+
+    def logits(self) -> NDArray[np.float32]:
+        return np.ctypeslib.as_array(self.api.llama_get_logits_ith(self.context, -1), (self.n_vocab,)).copy()
+
+    def close(self) -> None:
+        self.api.llama_free(self.context)
+        self.api.llama_model_free(self.model)
+
+
+ENGINES: dict[str, type[Engine]] = {Edge.name: Edge, Llama.name: Llama}
