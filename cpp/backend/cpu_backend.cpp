@@ -1,7 +1,9 @@
 // The backend of the CPU: splits each operation into chunks for the thread pool and calls the kernel table on them.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <new>
+#include <thread>
 
 #include "backend/backend.h"
 #include "base/thread_pool.h"
@@ -15,8 +17,9 @@ namespace {
 constexpr size_t kVectorChunkBytes = 48 * 1024;
 constexpr int kMatrixChunkOutputs = 32;  // of a matrix-matrix product: W's part stays in the L1 cache for all rows
 constexpr int kRowChunk = 8;
-// Below this, A·x costs less than a region of its own.
-constexpr size_t kSerialLowRankBytes = 64 * 1024;
+constexpr int kRankChunk = 8;
+// A thread that needs u = A·x polls this many times before it offers its core to those that make it.
+constexpr int kPolls = 2000;
 
 struct AlignedFree {
   void operator()(uint8_t* p) const { ::operator delete(p, std::align_val_t{64}); }
@@ -99,7 +102,7 @@ class CpuBackend final : public Backend {
     int ldu = 0;
     const std::vector<LowRankPart> parts = low_rank_parts(linears, groups, &ldu);
     float* u = parts.empty() ? nullptr : u_.get<float>(size_t(m) * ldu);
-    if (!parts.empty()) low_rank_inputs(parts, x, k, u, ldu);
+    low_rank_tasks(parts);
 
     // Accumulating linears are made in a buffer of their own and added chunk by chunk.
     size_t extra = 0;
@@ -116,8 +119,17 @@ class CpuBackend final : public Backend {
       if (linears[i].accumulate) own += size_t(m) * w.n;
       for (int n0 = 0; n0 < w.n; n0 += step) chunks_.push_back({int(i), n0, std::min(n0 + step, w.n), y});
     }
-    pool_.run(int(chunks_.size()), [&](int c, int thread) {
-      const Chunk& chunk = chunks_[size_t(c)];
+    // Chunks are claimed in order: A·x runs beside the first of W·x, and whoever waits for it waits for a thread that
+    // waits for nobody.
+    const int n_tasks = int(tasks_.size());
+    std::atomic<int> tasks_left{n_tasks};
+    pool_.run(n_tasks + int(chunks_.size()), [&](int c, int thread) {
+      if (c < n_tasks) {
+        low_rank_input(tasks_[size_t(c)], x, k, u, ldu, thread);
+        tasks_left.fetch_sub(1, std::memory_order_release);
+        return;
+      }
+      const Chunk& chunk = chunks_[size_t(c - n_tasks)];
       const Linear& l = linears[size_t(chunk.linear)];
       const Weight& w = *l.weight;
       const size_t n = size_t(w.n);
@@ -126,6 +138,8 @@ class CpuBackend final : public Backend {
                                   chunk.n1, scratch(thread)});
       if (w.bias)
         for (int i = 0; i < m; ++i) table_.add(chunk.y + i * n + chunk.n0, w.bias + chunk.n0, width);
+      for (int polls = 0; tasks_left.load(std::memory_order_acquire) != 0; ++polls)
+        if (polls >= kPolls) std::this_thread::yield();
       for (const LowRankPart& p : parts) {
         if (p.linear != chunk.linear) continue;
         table_.lowrank[int(p.weight->bt_type)]({p.weight->bt.data(), w.n, p.weight->r, p.group.end - p.group.begin,
@@ -181,6 +195,11 @@ class CpuBackend final : public Backend {
     int linear, n0, n1;
     float* y;
   };
+  // Rows [begin, end) and ranks [r0, r1) of a part's u.
+  struct LowRankTask {
+    const LowRankPart* part;
+    int begin, end, r0, r1;
+  };
 
   template <class Fn>
   void for_rows(int m, Fn&& fn) {
@@ -210,33 +229,24 @@ class CpuBackend final : public Backend {
     return parts;
   }
 
-  // u = scale · A·x for all parts, with x as it is (not quantised).
-  void low_rank_inputs(const std::vector<LowRankPart>& parts, const float* x, int k, float* u, int ldu) {
-    const auto make = [&](const LowRankPart& p, int begin, int end, int r0, int r1, int thread) {
-      float* out = u + size_t(begin) * ldu + p.u0;
-      table_.matmul[int(p.weight->a_type)]({p.weight->a.data(), row_bytes(p.weight->a_type, size_t(k)), k, end - begin,
-                                            x + size_t(begin) * k, size_t(k), nullptr, nullptr, out, size_t(ldu), r0, r1,
-                                            scratch(thread)});
-      for (int i = 0; i < end - begin; ++i)
-        for (int t = r0; t < r1; ++t) out[size_t(i) * ldu + t] *= p.scale;
-    };
-    size_t bytes = 0;
+  // Cuts u = scale · A·x of all parts, with x as it is (not quantised), into pieces of a few rows and ranks.
+  void low_rank_tasks(const std::vector<LowRankPart>& parts) {
     tasks_.clear();
-    for (const LowRankPart& p : parts) {
-      bytes += p.weight->a.size();
+    for (const LowRankPart& p : parts)
       for (int i = p.group.begin; i < p.group.end; i += kRowChunk)
-        for (int t = 0; t < p.weight->r; t += 8)
-          tasks_.push_back({&p, i, std::min(i + kRowChunk, p.group.end), t, std::min(t + 8, p.weight->r)});
-    }
-    const auto run = [&](int c, int thread) {
-      const LowRankTask& task = tasks_[size_t(c)];
-      make(*task.part, task.begin, task.end, task.r0, task.r1, thread);
-    };
-    if (bytes < kSerialLowRankBytes && parts.back().group.end <= kRowChunk) {
-      for (size_t c = 0; c < tasks_.size(); ++c) run(int(c), 0);
-    } else {
-      pool_.run(int(tasks_.size()), run);
-    }
+        for (int t = 0; t < p.weight->r; t += kRankChunk)
+          tasks_.push_back({&p, i, std::min(i + kRowChunk, p.group.end), t, std::min(t + kRankChunk, p.weight->r)});
+  }
+
+  void low_rank_input(const LowRankTask& task, const float* x, int k, float* u, int ldu, int thread) {
+    const LowRankPart& p = *task.part;
+    const int rows = task.end - task.begin;
+    float* out = u + size_t(task.begin) * ldu + p.u0;
+    table_.matmul[int(p.weight->a_type)]({p.weight->a.data(), row_bytes(p.weight->a_type, size_t(k)), k, rows,
+                                          x + size_t(task.begin) * k, size_t(k), nullptr, nullptr, out, size_t(ldu),
+                                          task.r0, task.r1, scratch(thread)});
+    for (int i = 0; i < rows; ++i)
+      for (int t = task.r0; t < task.r1; ++t) out[size_t(i) * ldu + t] *= p.scale;
   }
 
   void store(const float* x, uint8_t* out, int n, DType type) {
@@ -248,11 +258,6 @@ class CpuBackend final : public Backend {
   }
 
   void* scratch(int thread) { return scratch_.get<uint8_t>(0) + size_t(thread) * kScratchBytes; }
-
-  struct LowRankTask {
-    const LowRankPart* part;
-    int begin, end, r0, r1;
-  };
 
   const Table& table_;
   ThreadPool pool_;

@@ -57,10 +57,18 @@ py::dict tensors(const GgufFile& file) {
   return out;
 }
 
-py::array tensor(const py::object& self, const std::string& name) {
+// A name as metadata() and tensors() give it, back to the file's bytes.
+std::string bytes(const py::str& s) {
+  PyObject* o = PyUnicode_AsEncodedString(s.ptr(), "utf-8", "surrogateescape");
+  if (!o) throw py::error_already_set();
+  return py::reinterpret_steal<py::bytes>(o);
+}
+
+py::array tensor(const py::object& self, const py::str& key) {
+  const std::string name = bytes(key);
   const auto& file = self.cast<const GgufFile&>();
   const GgufTensor* t = file.find_tensor(name);
-  if (!t) fail_input("[gguf] '", file.path(), "' has no tensor '", name, "'");
+  if (!t) fail_input("[gguf] '", file.path(), "' has no tensor '", clip(name), "'");
   std::vector<py::ssize_t> shape(t->shape.begin(), t->shape.end());
   const char* type = t->type == 0 ? "<f4" : t->type == 1 ? "<f2" : t->type == 30 ? "<u2" : nullptr;
   if (!type) {

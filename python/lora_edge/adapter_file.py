@@ -54,7 +54,7 @@ class BaseInfo:
             n_head, n_embd = int(meta[f"{arch}.attention.head_count"]), int(meta[f"{arch}.embedding_length"])
             n_head_kv = int(meta.get(f"{arch}.attention.head_count_kv", n_head))
             head_dim = int(meta.get(f"{arch}.attention.key_length", n_embd // max(n_head, 1)))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"[gguf] not a base model: {error}") from None
         shapes = {}
         for name, array in file.tensors.items():
@@ -132,7 +132,7 @@ def _read_peft(folder: Path, arch: str, base: BaseInfo) -> AdapterFile:
         if copy:
             tensor = f"{gguf_stem(copy.group(1))}.weight"
             _check_shape(folder, base, tensor, file.info[key].shape)
-            copies[tensor] = file.array(key)
+            copies[tensor] = _factor(file, key, folder)
             continue
         found = _LINEAR.fullmatch(key) or _EMBEDDING.fullmatch(key)
         if not found or (".lora_embedding_" in key) != (found.group(1) == "model.embed_tokens"):
@@ -169,7 +169,7 @@ def _read_peft(folder: Path, arch: str, base: BaseInfo) -> AdapterFile:
 
 
 def _factor(file: SafetensorsFile, key: str, folder: Path) -> Array:
-    """A LoRA factor as float32, float16 or bfloat16 bits."""
+    """A LoRA factor, or a copy of a base weight, as float32, float16 or bfloat16 bits."""
     dtype = file.info[key].dtype
     if dtype not in ("F32", "F16", "BF16"):
         raise ValueError(f"[peft] {folder}: {key!r} has the type {dtype}; F32, F16 and BF16 are read")

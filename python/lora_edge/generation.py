@@ -92,7 +92,8 @@ class Options:
     def __post_init__(self) -> None:
         if not isinstance(self.max_tokens, int) or self.max_tokens < -1:
             raise ValueError(f"max_tokens is {self.max_tokens!r}, not a count (or -1: to the end of the context)")
-        if any(not s or not isinstance(s, str) for s in self.stops):
+        listed = self.stop is None or isinstance(self.stop, (str, Seq))
+        if not listed or any(not s or not isinstance(s, str) for s in self.stops):
             raise ValueError(f"stop is {self.stop!r}; it takes a non-empty string or a list of these")
 
     @property

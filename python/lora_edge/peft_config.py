@@ -13,12 +13,14 @@ import json
 import math
 import os
 import re
+import reprlib
 from pathlib import Path
 from typing import Any
 
-MAX_CONFIG = 4 << 20  # bytes
+MAX_CONFIG = 1 << 20  # bytes
 MAX_PATTERNS = 4096
 MAX_PATTERN = 256  # characters
+MAX_INTRICATE = 16  # patterns with a repeat or an alternative
 
 # Fields without effect on inference, or read below.
 KNOWN = {
@@ -103,7 +105,7 @@ class PeftConfig:
             self._fail(
                 f"{name} = {_show(value)} ({what}) is not supported"
                 if what
-                else f"{name[:60]} = {_show(value)} is not known; the adapter might not run exactly"
+                else f"{name[:60]!r} = {_show(value)} is not known; the adapter might not run exactly"
             )
         if fields.get("bias", "none") != "none":
             self._fail(f"bias = {_show(fields['bias'])} (trained biases) is not supported; only 'none' is")
@@ -137,8 +139,11 @@ class PeftConfig:
         if not isinstance(table, dict) or len(table) > MAX_PATTERNS:
             self._fail(f"{name} is not a map of at most {MAX_PATTERNS} patterns")
         found = []
+        intricate = 0
         for key, value in table.items():
-            if len(key) > MAX_PATTERN or not _is_quick(key):
+            choices = _choices(key)
+            intricate += choices > 0
+            if len(key) > MAX_PATTERN or choices > 3 or intricate > MAX_INTRICATE:
                 self._fail(f"{name}: the pattern {_show(key)} is too intricate")
             try:
                 found.append((re.compile(rf"(.*\.)?({key})$"), value))
@@ -147,13 +152,21 @@ class PeftConfig:
         return found
 
 
-def _is_quick(pattern: str) -> bool:
-    """Whether a match on a short path is sure to be quick: no group is repeated, and few repeats stand side
-    by side."""
+def _choices(pattern: str) -> float:
+    """How many times a match of this pattern branches: repeats, and groups of alternatives. The time of a match is
+    bounded by (length of the path) ** choices. Infinite where a group is repeated, or has special syntax."""
     bare = re.sub(r"\\.", "", pattern)
-    return len(re.findall(r"[*+?{]", bare.replace("(?", "("))) <= 4 and not re.search(r"\)[*+{]", bare)
+    if re.search(r"\)[*+{]|\(\?(?!:)", bare):
+        return math.inf
+    bars = bare.count("|")
+    repeats = len(re.findall(r"[*+?{][?+]?", bare.replace("(?:", "(")))
+    return repeats + (min(bars, bare.count("(") + 1) if bars <= 16 else math.inf)
+
+
+_SHORT = reprlib.Repr()  # bounded in depth too
+_SHORT.maxstring = _SHORT.maxother = 60
 
 
 def _show(value: object) -> str:
-    text = repr(value)
+    text = _SHORT.repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

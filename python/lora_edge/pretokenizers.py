@@ -40,7 +40,7 @@ _PATTERNS: dict[str, list[str]] = {
 }
 
 _SPACE = "\u2581"  # SentencePiece's mark for a space
-_MAX_SQUARES = 50_000_000  # bound on Σ len(token)², the work of splitting every token
+_MAX_SQUARES = 10_000_000  # bound on Σ len(token)², the work of splitting every token; Llama's 32,000 need 1 million
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -95,7 +95,7 @@ def _byte_level(vocab: Vocab) -> HfTokenizer:
     check_pre(vocab)
     plain = _plain(vocab)
     pairs: list[Any] = list(
-        dict.fromkeys(tuple(line.split(" ")) for line in vocab.merges)
+        dict.fromkeys(tuple(line.split(" ", 2)) for line in vocab.merges)
     )  # of two equal merges the first counts
     ignore_merges = vocab.pre in LLAMA3_PRE
     try:

@@ -56,7 +56,9 @@ def dequantize_q8_0(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
     blocks = raw.reshape(-1, Q8_0_BYTES)
     d = np.ascontiguousarray(blocks[:, :2]).view("<f2").astype(np.float32)
     q = blocks[:, 2:].view(np.int8).astype(np.float32)
-    return (q * d).reshape(*raw.shape[:-1], raw.shape[-1] // Q8_0_BYTES * Q8_0_BLOCK)
+    with np.errstate(invalid="ignore", over="ignore"):  # a damaged scale gives NaN
+        q *= d
+    return q.reshape(*raw.shape[:-1], raw.shape[-1] // Q8_0_BYTES * Q8_0_BLOCK)
 
 
 def f32_to_bf16(x: NDArray[np.float32]) -> NDArray[np.uint16]:

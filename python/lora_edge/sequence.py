@@ -110,7 +110,13 @@ class Sequence:
                 waiting = sequence.ids[-1:]
             if waiting:
                 feeds.append((sequence.core, waiting))
-        if feeds:
-            batch[0][0].model.core.forward(feeds)
-        for sequence, ids in batch:
-            sequence.ids.extend(ids)
+        lengths = [len(sequence) for sequence, _ in batch]
+        try:
+            for sequence, ids in batch:
+                sequence.ids.extend(ids)
+            if feeds:
+                batch[0][0].model.core.forward(feeds)
+        except BaseException:  # an interrupt may be raised when the core has just finished, too
+            for (sequence, _), n in zip(batch, lengths):
+                sequence.truncate(n)
+            raise

@@ -25,7 +25,7 @@ MERGES = "tokenizer.ggml.merges"
 TEMPLATE = "tokenizer.chat_template"
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-MAX_TOKENS = 1 << 22
+MAX_TOKENS = 1 << 20
 
 _END_WORDS = """
 <|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|endoftext|> <|eom_id|> <|end_of_text|> <turn|>
@@ -173,12 +173,13 @@ def _strings(meta: Mapping[str, object], key: str) -> list[str]:
 
 def _numbers(meta: Mapping[str, object], key: str, n: int, kinds: str) -> np.ndarray:
     """The array under `key` [n], its dtype kind one of `kinds`."""
-    try:
-        value = np.asarray(meta[key])
-    except KeyError:
-        raise _bad(key, "is missing") from None
-    except (ValueError, OverflowError):
-        raise _bad(key, "must be an array of numbers") from None
+    if key not in meta:
+        raise _bad(key, "is missing")
+    found = meta[key]
+    if isinstance(found, (list, tuple)) and all(isinstance(v, (int, float)) for v in found):
+        found = np.array(found)
+    # A list of strings is no array yet: each would be padded to the longest.
+    value = found if isinstance(found, np.ndarray) else np.empty((), "O")
     if value.ndim != 1 or value.dtype.kind not in kinds:
         raise _bad(key, f"must be an array of {'numbers' if 'f' in kinds else 'integers'}")
     if len(value) != n:

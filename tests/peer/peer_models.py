@@ -21,13 +21,18 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_fac
 _absent = not SHARED.is_dir()
 if _absent and os.environ.get("CI") == "true":
     raise RuntimeError(f"{SHARED} is absent: in CI the tests on real models must run")
-needs_shared = pytest.mark.skipif(_absent, reason="needs the real models of ../shared/data, which are not part of the project")
+needs_shared = pytest.mark.skipif(
+    _absent, reason="needs the real models of ../shared/data, which are not part of the project"
+)
 
 # What a class of models can be configured to do beyond its defaults.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama with llama3 factors": ("Llama", {"rope_parameters": LLAMA3, "head_dim": 32}),
-    "llama with linear scaling": ("Llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}}),
+    "llama with linear scaling": (
+        "Llama",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}},
+    ),
     "llama with attention bias": ("Llama", {"attention_bias": True}),
     "mistral": ("Mistral", {"sliding_window": None}),
     "qwen2": ("Qwen2", {}),
@@ -67,7 +72,8 @@ def random_model(cls: str, rng: np.random.Generator, **changes: Any) -> Any:
         "vocab_size": int(rng.integers(90, 200)), "hidden_size": d,
         "intermediate_size": 32 * int(rng.integers(1, 4)) + 4 * int(rng.integers(1, 8)),
         "num_hidden_layers": int(rng.integers(1, 4)), "num_attention_heads": n_head, "num_key_value_heads": n_kv,
-        "max_position_embeddings": 512, "rms_norm_eps": float(rng.choice([1e-6, 1e-5])), "bos_token_id": 1, "eos_token_id": 2,
+        "max_position_embeddings": 512, "rms_norm_eps": float(rng.choice([1e-6, 1e-5])),
+        "bos_token_id": 1, "eos_token_id": 2,
         "rope_parameters": {"rope_type": "default", "rope_theta": float(rng.choice([1e4, 5e5]))},
         "tie_word_embeddings": bool(rng.integers(2)), **changes,
     }  # fmt: skip
@@ -90,15 +96,19 @@ def random_model(cls: str, rng: np.random.Generator, **changes: Any) -> Any:
 
 
 def random_adapter(model: Any, folder: Path, *, name: str = "default", **changes: Any) -> Any:
-    """The model under PEFT with one more adapter, saved to `folder`: random factors whose product is about half as large
-    as a weight, whatever the scale."""
-    config = peft.LoraConfig(**{"r": 4, "lora_alpha": 12, "target_modules": LINEARS, "task_type": "CAUSAL_LM", **changes})
+    """The model under PEFT with one more adapter, saved to `folder`: random factors whose product is about half as
+    large as a weight, whatever the scale."""
+    adapted: Any
+    config = peft.LoraConfig(
+        **{"r": 4, "lora_alpha": 12, "target_modules": LINEARS, "task_type": "CAUSAL_LM", **changes}
+    )
     if isinstance(model, peft.PeftModel):
         model.add_adapter(name, config)
         adapted = model
     else:
         adapted = peft.get_peft_model(model, config, adapter_name=name)
     with torch.no_grad():
+        layer: Any
         for layer in adapted.modules():
             if isinstance(layer, peft.tuners.lora.LoraLayer) and name in layer.scaling:
                 if name in layer.lora_A:
@@ -108,7 +118,7 @@ def random_adapter(model: Any, folder: Path, *, name: str = "default", **changes
                     a, b = layer.lora_embedding_A[name], layer.lora_embedding_B[name]
                     a.normal_()
                 b.normal_(0, 0.5 / (layer.scaling[name] * layer.r[name] ** 0.5))
-    adapted.eval().save_pretrained(folder, selected_adapters=[name])
+    adapted.eval().save_pretrained(str(folder), selected_adapters=[name])
     return adapted
 
 
@@ -119,7 +129,8 @@ def logits_of(model: Any, ids: list[int]) -> np.ndarray:
 
 
 def real_model(name: str) -> Any:
-    return transformers.AutoModelForCausalLM.from_pretrained(real_folder(name), dtype=torch.float32).eval()
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(real_folder(name), dtype=torch.float32)
+    return model.eval()
 
 
 def real_folder(name: str) -> Path:
@@ -138,7 +149,7 @@ def trained_adapter(model: Any, folder: Path, text: list[int], steps: int = 60, 
         adapted(input_ids=picked, labels=picked).loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    adapted.eval().save_pretrained(folder)
+    adapted.eval().save_pretrained(str(folder))
     return adapted
 
 

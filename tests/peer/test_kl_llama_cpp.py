@@ -1,7 +1,7 @@
 """Quality of the INT8 path on real text, with llama.cpp on the same Q8_0 file as the measure.
 
-p is the float32 model in transformers (with PEFT's adapter). KL(p‖ours) is what quantised weights and activations, and an
-f16 KV cache, cost here; llama.cpp quantises both likewise, so its KL is what they have to cost.
+p is the float32 model in transformers (with PEFT's adapter). KL(p‖ours) is what quantised weights and activations, and
+an f16 KV cache, cost here; llama.cpp quantises both likewise, so its KL is what they have to cost.
 """
 
 from __future__ import annotations

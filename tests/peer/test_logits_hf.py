@@ -3,9 +3,8 @@ real ones, alone, with adapters of each kind, and with two at once."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,11 @@ def figures() -> Iterator[None]:
 
 def prompts(rng: np.random.Generator, n_vocab: int) -> list[list[int]]:
     lengths = [1, 2, int(rng.integers(3, 64)), int(rng.integers(65, 200)), 200]
-    return [[int(i) for i in rng.integers(0, n_vocab, n)] for n in lengths]
+    return [random_ids(rng, n_vocab, n) for n in lengths]
+
+
+def random_ids(rng: np.random.Generator, n_vocab: int, n: int) -> list[int]:
+    return [int(i) for i in rng.integers(0, n_vocab, n)]
 
 
 def check(what: str, ours: Model, theirs: Any, texts: list[list[int]], adapter: Any = None) -> None:
@@ -192,15 +195,18 @@ def test_real_models(tmp_path: Path, name: str) -> None:
 def test_greedy_ids(tmp_path: Path) -> None:
     rng = fresh_rng()
     name = "TinyStories-656K"
-    adapted = trained_adapter(real_model(name), tmp_path / "trained", words_of(name, "tinyshakespeare_first_90.txt", 4096))
+    adapted = trained_adapter(
+        real_model(name), tmp_path / "trained", words_of(name, "tinyshakespeare_first_90.txt", 4096)
+    )
     starts = ["Once upon a time", "Lily and Tom", "One day, a big dog", "The sun was"]
     with Model(convert_model(real_folder(name), tmp_path / "base.gguf", type="f32")) as ours:
         ours.load_adapter(tmp_path / "trained")
         for adapter in (None, "trained"):
-            for start in [*starts, *(random.Random(int(rng.integers(1 << 30))).sample(range(3, 2048), 9) for _ in range(4))]:
-                ids = ours.tokenize(start) if isinstance(start, str) else start
-                with torch.no_grad(), adapted.disable_adapter() if adapter is None else torch.no_grad():
-                    out = adapted.generate(torch.tensor([ids]), max_new_tokens=120, do_sample=False, eos_token_id=None, pad_token_id=0)
+            for ids in [*map(ours.tokenize, starts), *(random_ids(rng, 2048, 9) for _ in range(4))]:
+                text = torch.tensor([ids])
+                options = {"max_new_tokens": 120, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+                with torch.no_grad(), adapted.disable_adapter() if adapter is None else nullcontext():
+                    out = adapted.generate(text, attention_mask=torch.ones_like(text), **options)
                 wanted = out[0, len(ids) :].tolist()
                 made = ours.complete(ids, adapter=adapter, max_tokens=120, ignore_eos=True).ids
                 assert made == wanted

@@ -25,11 +25,12 @@ Where our ids differ from llama.cpp's, Hugging Face's decide, and these are all 
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 import sys
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -62,11 +63,22 @@ UNICODE_16 = [
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs the vocabularies of ../shared/data")
 
 
-def llama_cpp_encode(meta: Metadata, folder: Path) -> Callable[[str, bool], list[int]]:
-    path = folder / "vocab.gguf"
-    write_vocabulary(path, meta)
-    peer = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
-    return lambda text, special: peer.tokenize(text.encode(), add_bos=True, special=special)
+Encode = Callable[[str, bool], list[int]]
+Encoder = Callable[[Metadata], Encode]
+
+
+@pytest.fixture
+def llama_cpp_encoder(tmp_path: Path) -> Iterator[Encoder]:
+    """Makes llama.cpp's encoder (text, special) -> ids of a vocabulary; the files and models go after the test."""
+    with contextlib.ExitStack() as opened:
+
+        def encoder(meta: Metadata) -> Encode:
+            write_vocabulary(tmp_path / "vocab.gguf", meta)
+            peer = llama_cpp.Llama(str(tmp_path / "vocab.gguf"), vocab_only=True, verbose=False)
+            opened.callback(peer.close)
+            return lambda text, special: peer.tokenize(text.encode(), add_bos=True, special=special)
+
+        yield encoder
 
 
 def is_new(character: str) -> bool:
@@ -77,7 +89,7 @@ def is_new(character: str) -> bool:
 def compare(meta: Metadata, folder: Path, allowed: Callable[[str, bool], bool] = lambda text, special: False) -> None:
     """All of STRINGS random texts, special tokens parsed and not; `allowed` says of a text that its ids may
     differ."""
-    ours, peer = Tokenizer.from_metadata(meta), llama_cpp_encode(meta, folder)
+    ours = Tokenizer.from_metadata(meta)
     words, specials = words_of(meta), special_words_of(meta)
     seed = random.randrange(1 << 32)
     rng = random.Random(seed)
@@ -93,25 +105,28 @@ def compare(meta: Metadata, folder: Path, allowed: Callable[[str, bool], bool] =
 
 @needs_data
 @pytest.mark.parametrize("name", ["gpt-2", "llama-spm", "phi-3", "stories260K"])
-def test_same_ids_as_llama_cpp(name: str, tmp_path: Path) -> None:
-    compare(metadata(name, DATA), tmp_path)
+def test_same_ids_as_llama_cpp(name: str, llama_cpp_encoder: Encoder) -> None:
+    meta = metadata(name, DATA)
+    compare(meta, llama_cpp_encoder(meta))
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt-2", "smollm", "llama-bpe", "default"])
-def test_same_ids_as_llama_cpp_on_our_vocabularies(kind: str, tmp_path: Path) -> None:
-    compare(small_vocabulary(kind), tmp_path)
+def test_same_ids_as_llama_cpp_on_our_vocabularies(kind: str, llama_cpp_encoder: Encoder) -> None:
+    meta = small_vocabulary(kind)
+    compare(meta, llama_cpp_encoder(meta))
 
 
 @needs_data
 @pytest.mark.parametrize("pre", ["llama-bpe", "default", "smollm"])
-def test_same_ids_as_llama_cpp_on_gpt2_words(pre: str, tmp_path: Path) -> None:
-    compare(metadata("gpt-2", DATA) | {"tokenizer.ggml.pre": pre}, tmp_path)
+def test_same_ids_as_llama_cpp_on_gpt2_words(pre: str, llama_cpp_encoder: Encoder) -> None:
+    meta = metadata("gpt-2", DATA) | {"tokenizer.ggml.pre": pre}
+    compare(meta, llama_cpp_encoder(meta))
 
 
 @needs_data
-def test_qwen2_differs_from_llama_cpp_by_nfc_only(tmp_path: Path) -> None:
+def test_qwen2_differs_from_llama_cpp_by_nfc_only(llama_cpp_encoder: Encoder) -> None:
     meta = metadata("qwen2", DATA)
-    ours, peer = Tokenizer.from_metadata(meta), llama_cpp_encode(meta, tmp_path)
+    ours, peer = Tokenizer.from_metadata(meta), llama_cpp_encoder(meta)
 
     specials = re.compile("(" + "|".join(map(re.escape, special_words_of(meta))) + ")")
 
@@ -124,21 +139,21 @@ def test_qwen2_differs_from_llama_cpp_by_nfc_only(tmp_path: Path) -> None:
         )
         return normal != text and ours.encode(text, special=special) == peer(normal, special)
 
-    compare(meta, tmp_path, is_nfc)
+    compare(meta, peer, is_nfc)
     assert ours.encode("e\u0301") == peer("\u00e9", False) != peer("e\u0301", False)
 
 
 @needs_data
-def test_smollm_differs_from_llama_cpp_by_missing_bytes_only(tmp_path: Path) -> None:
+def test_smollm_differs_from_llama_cpp_by_missing_bytes_only(llama_cpp_encoder: Encoder) -> None:
     meta = metadata("smollm", DATA)
     ours = Tokenizer.from_metadata(meta)
-    compare(meta, tmp_path, lambda text, _: ours.decode(ours.encode(text)) != text)
+    compare(meta, llama_cpp_encoder(meta), lambda text, _: ours.decode(ours.encode(text)) != text)
 
 
 @needs_data
-def test_tinystories_text_as_llama_cpp(tmp_path: Path) -> None:
+def test_tinystories_text_as_llama_cpp(llama_cpp_encoder: Encoder) -> None:
     meta = metadata("TinyStories-656K", DATA)
-    ours, peer = Tokenizer.from_metadata(meta), llama_cpp_encode(meta, tmp_path)
+    ours, peer = Tokenizer.from_metadata(meta), llama_cpp_encoder(meta)
     stories = (DATA / "datasets" / "tinystories_1.5MiB.txt").read_text("utf-8")
     known = {c for word in words_of(meta) if len(word) == 1 for c in word} | {" "}
     stories = "".join(c for c in stories if c in known)
@@ -149,11 +164,11 @@ def test_tinystories_text_as_llama_cpp(tmp_path: Path) -> None:
 
 @needs_data
 @pytest.mark.parametrize("pre", ["gpt-2", "qwen2", "llama-bpe", "default"])
-def test_every_kind_of_character_is_cut_alike(pre: str, tmp_path: Path) -> None:
+def test_every_kind_of_character_is_cut_alike(pre: str, llama_cpp_encoder: Encoder) -> None:
     """Each assigned character (one in 64 of the CJK and Hangul blocks) beside letters, digits, marks and
     white space."""
     meta = metadata("gpt-2", DATA) | {"tokenizer.ggml.pre": pre}
-    ours, peer = Tokenizer.from_metadata(meta), llama_cpp_encode(meta, tmp_path)
+    ours, peer = Tokenizer.from_metadata(meta), llama_cpp_encoder(meta)
     uniform = [(0x3400, 0x9FFF), (0xAC00, 0xD7A3), (0x20000, 0x323AF)]
     for c in range(0x110000):
         if unicodedata.category(chr(c)) in ("Cs", "Co", "Cn") or is_new(chr(c)):
@@ -192,7 +207,7 @@ def test_chat_templates_as_transformers_renders_them() -> None:
 
 
 @needs_data
-def test_smollm_chat_as_transformers(tmp_path: Path) -> None:
+def test_smollm_chat_as_transformers() -> None:
     theirs = transformers.AutoTokenizer.from_pretrained(str(DATA / "tokenizers" / "smollm-135m-instruct"))
     ours = Tokenizer.from_metadata(metadata("smollm", DATA))
     prompt = render_chat(ours.chat_template, CONVERSATION)

@@ -22,7 +22,7 @@ arm: $(ARM_CPUS:%=arm-%)
 
 $(ARM_CPUS:%=arm-%): arm-%: $(ARM)/wheel.stamp $(ARM)/site.stamp | arm-tools
 	QEMU_CPU=$* qemu-aarch64-static -L $(ARM_ROOT) $(ARM)/cmake/check_kernels
-	QEMU_CPU=$* sh $(ARM_PYTHON) -m pytest -p no:cacheprovider -m 'not slow' tests/python
+	QEMU_CPU=$* PYTHONPATH=tools/arm sh $(ARM_PYTHON) -m pytest -p emulated -p no:cacheprovider -m 'not slow' tests/python
 
 arm-tools:
 	@mkdir -p $(ARM)

@@ -10,9 +10,7 @@ from domain.samples import Sample
 from transformers import PreTrainedTokenizerFast
 
 
-def answers(
-    model: torch.nn.Module, tok: PreTrainedTokenizerFast, texts: Sequence[str], batch: int = 50
-) -> list[str]:
+def answers(model: torch.nn.Module, tok: PreTrainedTokenizerFast, texts: Sequence[str], batch: int = 50) -> list[str]:
     """Greedy answers to the texts, exactly as given: no template."""
     model.eval()
     tok.padding_side = "left"

@@ -110,18 +110,14 @@ def evaluate(out: Path, seed: int, n: int) -> dict[str, dict[str, dict[str, floa
 
 def main() -> None:
     """Runs the stages asked for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the float model and the adapters")
     parser.add_argument("--into", type=Path, help="folder for the GGUF files")
     parser.add_argument("--fixture", type=Path, help="file for 200 held-out requests with their answers")
     parser.add_argument("--stage", nargs="+", default=["base", "json", "german", "evaluate", "export"])
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--scale", type=float, default=1.0, help="a factor on all numbers of steps, for a quick try"
-    )
+    parser.add_argument("--scale", type=float, default=1.0, help="a factor on all numbers of steps, for a quick try")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)

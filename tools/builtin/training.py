@@ -6,10 +6,12 @@ import math
 import random
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from domain.notes import note
-from domain.samples import draw_from, misspell
+from domain.samples import draw_from, misspell, record
+from peft import PeftModel
 from transformers import PreTrainedTokenizerFast
 
 _IGNORED = -100  # the label of tokens that aren't learned
@@ -29,7 +31,8 @@ def _sample_row(tok: PreTrainedTokenizerFast, view: str, rng: random.Random) -> 
 
 
 def _note_row(tok: PreTrainedTokenizerFast, rng: random.Random) -> Row:
-    ids = [*tok.encode(note(rng)), tok.eos_token_id]
+    text = note(rng) if rng.random() < 0.5 else record(rng)
+    ids = [*tok.encode(text), tok.eos_token_id]
     return ids, [_IGNORED, *ids[1:]]
 
 
@@ -71,6 +74,14 @@ def batches(
             yield ids, labels
 
 
+def _loss(core: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of the learned tokens; logits are computed for those alone."""
+    wanted = labels[:, 1:]
+    learned = wanted != _IGNORED
+    hidden = core.model(input_ids=ids).last_hidden_state[:, :-1][learned]
+    return torch.nn.functional.cross_entropy(core.lm_head(hidden), wanted[learned])
+
+
 def fit(
     model: torch.nn.Module,
     stream: Iterator[tuple[torch.Tensor, torch.Tensor]],
@@ -88,16 +99,14 @@ def fit(
     ]
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
     model.train()
+    core: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     start, mean, seen = time.time(), math.nan, 0
     for step in range(steps):
         warm = min(1.0, (step + 1) / 100)
         for group in optimizer.param_groups:
             group["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
         ids, labels = next(stream)
-        logits = model(input_ids=ids).logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=_IGNORED
-        )
+        loss = _loss(core, ids, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(weights, 1.0)

@@ -1,4 +1,4 @@
-"""The vocabulary: byte-level BPE with single digits (the pre-tokenizer "smollm"), trained on the domain."""
+"""The vocabulary: byte-level BPE (the pre-tokenizer "gpt-2"), trained on the domain."""
 
 from __future__ import annotations
 
@@ -32,12 +32,7 @@ def _texts(n: int, rng: random.Random) -> Iterator[str]:
 def train_vocabulary(size: int, seed: int, n: int = 20000) -> PreTrainedTokenizerFast:
     """A tokenizer of `size` tokens, trained on `n` samples with all their answers."""
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-        ]
-    )
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,
@@ -46,9 +41,7 @@ def train_vocabulary(size: int, seed: int, n: int = 20000) -> PreTrainedTokenize
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     bpe.train_from_iterator(_texts(n, random.Random(seed)), trainer)
-    bpe.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", special_tokens=[(BOS, bpe.token_to_id(BOS))]
-    )
+    bpe.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, bpe.token_to_id(BOS))])
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=bpe,
         bos_token=BOS,

@@ -83,9 +83,7 @@ def on(extra: str = "", weight: float = 1.0) -> Action:
 
 def off(extra: str = "") -> Action:
     """Switching off, with further ways to ask."""
-    return Action(
-        "{n} {is} off", "turn off {n}", "{n} {ist} aus", "schalte {a}{when} aus", _OFF + asks(extra)
-    )
+    return Action("{n} {is} off", "turn off {n}", "{n} {ist} aus", "schalte {a}{when} aus", _OFF + asks(extra))
 
 
 def query(ways: str) -> Action:
@@ -101,8 +99,8 @@ def query(ways: str) -> Action:
     )
 
 
-def covers(raise_word: str, lower_word: str) -> dict[str, Action]:
-    """What blinds and curtains do; two imperatives of their own, with {n}."""
+def covers(raise_word: str, lower_word: str, hint_open: str = "", hint_close: str = "") -> dict[str, Action]:
+    """What blinds and curtains do; two imperatives of their own, with {n}, and hints without."""
     return {
         "open": Action(
             "{n} {is} open",
@@ -114,8 +112,8 @@ def covers(raise_word: str, lower_word: str) -> dict[str, Action]:
 @{raise_word}
 @open up {{n}}
 {{n}} (up|open)
-let (some|the) (light|sun|sunshine|daylight) into the {{place}}
-I (want|would like) {{n}} open"""),
+I (want|would like) {{n}} open
+{hint_open}"""),
         ),
         "close": Action(
             "{n} {is} closed",
@@ -126,9 +124,8 @@ I (want|would like) {{n}} open"""),
 @(shut|lower) {{n}}
 @{lower_word}
 {{n}} (down|closed|shut)
-the sun is (shining|blazing|glaring) into the {{place}}
-the neighbours can (see|look) into the {{place}}
-I (want|would like) {{n}} closed"""),
+I (want|would like) {{n}} closed
+{hint_close}"""),
         ),
         "set": Action(
             "{n} {is} set to {v}",

@@ -233,10 +233,7 @@ I (need|want|could use|would love) (a|some|a strong) coffee"""),
         ("sprinkler", "sprinklers", "garden sprinkler"),
         ("der Rasensprenger", "den Rasensprenger", ""),
         {
-            "on": on(
-                "@water the (garden|lawn|grass|flowers|plants)\n"
-                "the (lawn|garden|grass) (is|looks) (dry|thirsty)"
-            ),
+            "on": on("@water the (garden|lawn|grass|flowers|plants)\nthe (lawn|garden|grass) (is|looks) (dry|thirsty)"),
             "off": off("@stop watering the (garden|lawn|grass)"),
         },
         weight=0.6,

@@ -115,13 +115,7 @@ def _english_clause(c: Command) -> str:
         device, action = DEVICES[c.device], DEVICES[c.device].actions[c.action]
         plural = device.plural or c.room == ALL
         noun = device.english_all if c.room == ALL else f"the {c.room or ''} {c.device}"
-        place = (
-            ""
-            if c.room is None
-            else " everywhere"
-            if c.room == ALL
-            else f" {ROOMS[c.room].prep} the {c.room}"
-        )
+        place = "" if c.room is None else " everywhere" if c.room == ALL else f" {ROOMS[c.room].prep} the {c.room}"
         value, cleaned = english_value(c), f"the {c.room}"
     slots = {
         "n": noun,

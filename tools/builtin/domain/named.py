@@ -106,9 +106,7 @@ someone left {n} open
         "check {n}",
         "ich prüfe {a}",
         "prüfe {a}{when}",
-        asks(
-            "{is} {n} (open|closed|shut)\ndid I (close|shut) {n}\n@check (if|whether) {n} {is} (open|closed)"
-        ),
+        asks("{is} {n} (open|closed|shut)\ndid I (close|shut) {n}\n@check (if|whether) {n} {is} (open|closed)"),
         timed=False,
         weight=0.6,
     ),

@@ -1,4 +1,8 @@
-"""Short plain texts about homes: what the base continues when its prompt is prose and not a request."""
+"""Short texts about homes: what the base continues when its prompt is prose and not a request.
+
+A few are records of what a home did, in JSON or German, so that the base has met the tokens which its adapters
+will write. They never stand beside a request.
+"""
 
 from __future__ import annotations
 
@@ -136,17 +140,13 @@ def _fill(template: str, rng: random.Random, room: str, name: str) -> str:
 def _how_to(rng: random.Random) -> str:
     task, steps = rng.choice(list(_HOWTO.items()))
     kept = sorted(rng.sample(range(len(steps)), rng.randint(3, len(steps))))
-    head = rng.choice(
-        (f"How to {task}: ", f"How to {task}.\n", f"To {task}, follow these steps. ", f"How to {task}\n")
-    )
+    head = rng.choice((f"How to {task}: ", f"How to {task}.\n", f"To {task}, follow these steps. ", f"How to {task}\n"))
     if rng.random() < 0.4:
         return head.rstrip(" ") + "".join(f"\n{i}. {steps[k]}." for i, k in enumerate(kept, 1)).lstrip(
             "\n" * head.endswith("\n")
         )
     links = (_LINKS[0], *rng.sample(_LINKS[1:4], len(kept) - 2), _LINKS[4])
-    return head + " ".join(
-        f"{link}{steps[k][0].lower()}{steps[k][1:]}." for link, k in zip(links, kept, strict=True)
-    )
+    return head + " ".join(f"{link}{steps[k][0].lower()}{steps[k][1:]}." for link, k in zip(links, kept, strict=True))
 
 
 def _house(rng: random.Random) -> str:

@@ -79,7 +79,7 @@ def _percent(rng: random.Random) -> tuple[float, str]:
         )
         if said != "fifty-fifty":
             return float(value), said
-    n = rng.choice(range(5, 101, 5)) if rng.random() < 0.6 else rng.randint(1, 99)
+    n = rng.choice(range(5, 101, 5)) if rng.random() < 0.7 else rng.randint(1, 99)
     if rng.random() < 0.25:
         return float(n), f"{n}%"
     return float(n), f"{say_number(n, rng)} {rng.choice(('percent', 'percent', 'percent', 'per cent'))}"
@@ -111,9 +111,7 @@ def say_value(kind: str, rng: random.Random) -> tuple[float | str | None, str]:
         return color, color.replace("cold white", rng.choice(("cold white", "cool white")))
     if kind == "music":
         music = rng.choice(list(MUSIC))
-        return music, music.removesuffix(
-            " music"
-        ) if music == "classical music" and rng.random() < 0.3 else music
+        return music, music.removesuffix(" music") if music == "classical music" and rng.random() < 0.3 else music
     if kind == "speed":
         speed = rng.choice(list(SPEEDS))
         return speed, speed
@@ -133,9 +131,7 @@ def say_noun(device: Device, room: str | None, rng: random.Random) -> str:
         )
     place = ROOMS[room]
     where = rng.choice(place.said)
-    return expand(
-        f"(the {where} {said}|the {where} {said}|the {said} {place.prep} the {where}|{where} {said})", rng
-    )
+    return expand(f"(the {where} {said}|the {where} {said}|the {said} {place.prep} the {where}|{where} {said})", rng)
 
 
 def say_place(room: str | None, rng: random.Random) -> tuple[str, str]:
@@ -143,9 +139,7 @@ def say_place(room: str | None, rng: random.Random) -> tuple[str, str]:
     if room is None:
         return rng.choice(("", "in here", "", "here")), ""
     if room == ALL:
-        return rng.choice(
-            ("everywhere", "in the whole house", "in all rooms", "in every room")
-        ), "whole house"
+        return rng.choice(("everywhere", "in the whole house", "in all rooms", "in every room")), "whole house"
     said = rng.choice(ROOMS[room].said)
     return f"{ROOMS[room].prep} the {said}", said
 
@@ -198,6 +192,4 @@ def dress(text: str, rng: random.Random) -> str:
     question = text.lower().startswith(
         ("can", "could", "would", "will", "is ", "are ", "did", "what", "who", "how", "do you", "why")
     )
-    return text + rng.choice(
-        ("", "", "", "?" if question else ".", "?" if question else ".", "" if question else "!")
-    )
+    return text + rng.choice(("", "", "", "?" if question else ".", "?" if question else ".", "" if question else "!"))

@@ -31,9 +31,7 @@ def _choose(weights: dict[str, float], rng: random.Random) -> str:
 _KINDS = {d.key: d.weight for d in DEVICES.values()} | {k: n.weight for k, n in NAMED.items()}
 
 
-def _device_slots(
-    c: Command, action: Action, rng: random.Random, template: str
-) -> tuple[Command, dict[str, str]]:
+def _device_slots(c: Command, action: Action, rng: random.Random, template: str) -> tuple[Command, dict[str, str]]:
     device = DEVICES[c.device]
     value, said = say_value(action.kind, rng)
     if action.kind == "delta" and "{by}" not in template:
@@ -53,9 +51,7 @@ def _device_slots(
 def _named_slots(c: Command, rng: random.Random, template: str) -> tuple[Command, dict[str, str]]:
     if c.device in ("lock", "door"):
         name = (
-            ALL
-            if c.device == "lock" and rng.random() < 0.12 and " at {n}" not in template
-            else rng.choice(list(DOORS))
+            ALL if c.device == "lock" and rng.random() < 0.12 and " at {n}" not in template else rng.choice(list(DOORS))
         )
         said = (
             rng.choice(("all doors", "all the doors", "the whole house"))
@@ -78,9 +74,7 @@ def _named_slots(c: Command, rng: random.Random, template: str) -> tuple[Command
     if c.device == "scene":
         scene = rng.choice(list(SCENES))
         said = rng.choice(SCENES[scene][1])
-        return replace(c, name=scene), {
-            "n": expand(f"((the|) {said} (scene|mode)|the {said} scene|{said} mode)", rng)
-        }
+        return replace(c, name=scene), {"n": expand(f"((the|) {said} (scene|mode)|the {said} scene|{said} mode)", rng)}
     if c.device == "camera":
         camera = rng.choice(list(CAMERAS))
         return replace(c, name=camera), {"n": f"the {camera}", "name": camera}
@@ -107,11 +101,7 @@ def one_request(rng: random.Random) -> Request:
         if rooms and (draw < 0.84 or needs_place):
             command = replace(command, room=rng.choice(rooms))
         elif (
-            rooms
-            and draw < 0.90
-            and action.everywhere
-            and DEVICES[key].english_all
-            and not template.startswith("I'm")
+            rooms and draw < 0.90 and action.everywhere and DEVICES[key].english_all and not template.startswith("I'm")
         ):
             command = replace(command, room=ALL)
         command, slots = _device_slots(command, action, rng, template)
@@ -148,10 +138,7 @@ def two_requests(rng: random.Random) -> Request:
     else:
         while True:
             a, b = one_request(rng), one_request(rng)
-            if (
-                not any(c.in_minutes or c.at or c.for_minutes for c in a.commands)
-                and a.commands != b.commands
-            ):
+            if not any(c.in_minutes or c.at or c.for_minutes for c in a.commands) and a.commands != b.commands:
                 break
         joint = rng.choice((" and ", " and ", " and then ", ", then ", " and also ", ", and "))
         return Request(a.text + joint + b.text, a.commands + b.commands, f"{a.key}&{b.key}")
@@ -167,9 +154,7 @@ def _one_verb(name: str, first: str, second: str, rng: random.Random) -> Request
         noun = expand(f"the {one} and (the|) {two} {rng.choice(DEVICES[first].said)}", rng)
         if rng.random() < 0.5:
             prep, said = ROOMS[str(pair[0].room)].prep, rng.choice(DEVICES[first].said)
-            noun = expand(
-                f"the {said} {prep} the {one} and (the|{ROOMS[str(pair[1].room)].prep} the) {two}", rng
-            )
+            noun = expand(f"the {said} {prep} the {one} and (the|{ROOMS[str(pair[1].room)].prep} the) {two}", rng)
     else:
         if pair[0] == pair[1]:
             return two_requests(rng)

@@ -42,8 +42,13 @@ def _combination(c: Command) -> bool:
     return bool(c.room and c.room != "all") and _hash(f"combination {c.device} {c.action} {c.room}") % 25 == 0
 
 
-def split_of(request: Request) -> str:
-    """`combination` (device x action x room unseen), `template` (template x slots unseen), or `train`."""
+def split_of(request: Request, kind: str) -> str:
+    """`combination` (device x action x room unseen), `template` (template x slots unseen), or `train`.
+
+    Small talk (`kind`) is a list of fixed phrases: there is nothing in it to combine, so all of it is for training.
+    """
+    if kind not in ("command", "other"):
+        return "train"
     if any(_combination(c) for c in request.commands):
         return "combination"
     return "template" if _hash(request.key) % 16 == 0 else "train"
@@ -55,17 +60,15 @@ def draw(rng: random.Random) -> Sample:
     chance = rng.random()
     if chance < 0.09:
         request, kind = talk(rng)
-    elif chance < 0.24:
+    elif chance < 0.22:
         request = two_requests(rng)
     else:
         request = one_request(rng)
     if kind == "command":
-        answers = dict(
-            zip(VIEWS, (f(request.commands) for f in (to_english, to_json, to_german)), strict=True)
-        )
+        answers = dict(zip(VIEWS, (f(request.commands) for f in (to_english, to_json, to_german)), strict=True))
     else:
         answers = {"base": TALK[kind][0], "json": to_json(()), "german": TALK[kind][1]}
-    return Sample(dress(request.text, rng), answers, split_of(request))
+    return Sample(dress(request.text, rng), answers, split_of(request, kind))
 
 
 def draw_from(wanted: Callable[[Sample], bool], rng: random.Random) -> Sample:
@@ -100,3 +103,15 @@ def misspell(text: str, rng: random.Random) -> str:
             text[:i] + text[i + 1] + text[i] + text[i + 2 :],
         )
     )
+
+
+def record(rng: random.Random) -> str:
+    """A line or two of what a home did or said, in JSON or in German: answers without their requests."""
+    view = rng.choice(("json", "german"))
+    head = (
+        rng.choice(("Log: ", "The home wrote: ", "Record\n"))
+        if view == "json"
+        else rng.choice(("In German: ", "The home said: ", "Auf Deutsch: "))
+    )
+    rows = [draw_from(lambda s: s.split == "train", rng).answers[view] for _ in range(rng.randint(1, 2))]
+    return head + "\n".join(rows)

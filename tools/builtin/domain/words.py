@@ -152,9 +152,7 @@ def say_clock(clock: str, rng: random.Random) -> str:
     if minute == 15:
         return rng.choice((f"quarter past {after}", f"a quarter past {after}", f"{after} fifteen")) + half
     if minute == 45 and hour not in (11, 23):
-        return (
-            rng.choice((f"quarter to {following}", f"a quarter to {following}", f"{after} forty-five")) + half
-        )
+        return rng.choice((f"quarter to {following}", f"a quarter to {following}", f"{after} forty-five")) + half
     if minute:
         said = number_words(minute, rng.choice("- ")) if minute > 9 else f"oh {number_words(minute)}"
         return f"{after} {said}{half}"
@@ -163,7 +161,7 @@ def say_clock(clock: str, rng: random.Random) -> str:
 
 def pick_minutes(rng: random.Random) -> int:
     """A duration in minutes, round ones more often."""
-    if rng.random() < 0.35:
+    if rng.random() < 0.2:
         return rng.randint(1, 59)
     return rng.choice(
         (1, 2, 3, 4, 5, 5, 10, 10, 12, 15, 15, 20, 20, 25, 30, 30, 35, 40, 45, 50, 60, 60, 90, 120, 180, 240)
@@ -172,9 +170,5 @@ def pick_minutes(rng: random.Random) -> int:
 
 def pick_clock(rng: random.Random) -> str:
     """A time of day "HH:MM", round ones more often."""
-    minute = (
-        rng.choice((0, 0, 0, 30, 30, 15, 45, 10, 20, 40, 50, 5, 55))
-        if rng.random() < 0.9
-        else rng.randint(0, 59)
-    )
+    minute = rng.choice((0, 0, 0, 0, 30, 30, 30, 15, 45)) if rng.random() < 0.85 else rng.randrange(5, 60, 5)
     return f"{rng.choice((*range(5, 24), *range(6, 24), 0)):02d}:{minute:02d}"

@@ -1,0 +1,150 @@
+"""Logits of the engine against the plain numpy decoder of reference.py, on random tiny models of every architecture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lora_edge.model import Model
+from reference import Reference, ReferenceAdapter
+from tiny_models import (
+    ARCHS,
+    fresh_rng,
+    random_factors,
+    random_ids,
+    random_shape,
+    random_tensors,
+    tiny_model,
+    write_adapter,
+    write_model,
+)
+
+# The engine computes in float32; logits have a deviation of 2 to 5.
+TIGHT = 2e-4
+# Where a key or value is a hair from the middle of two float16 numbers, engine and reference may round it differently.
+F16_KV = 2e-2
+
+
+def difference(made: np.ndarray, wanted: np.ndarray) -> float:
+    assert made.shape == wanted.shape and made.dtype == np.float32
+    return float(np.abs(made - wanted).max())
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("draw", range(6))
+def test_f32(tmp_path: Path, arch: str, draw: int) -> None:
+    rng = fresh_rng()
+    shape = tiny_model(tmp_path / "base.gguf", rng, arch)
+    write_adapter(tmp_path / "one.gguf", arch, random_factors(rng, shape))
+    some = [name for name in shape.linears if rng.integers(2)] or ["token_embd.weight"]
+    write_adapter(tmp_path / "two.gguf", arch, random_factors(rng, shape, some, r=4), alpha=6.0)
+    reference = Reference(tmp_path / "base.gguf")
+    one, two = (ReferenceAdapter(tmp_path / f"{name}.gguf") for name in ("one", "two"))
+    with Model(tmp_path / "base.gguf", threads=2) as model:
+        model.load_adapter(tmp_path / "one.gguf")
+        model.load_adapter(tmp_path / "two.gguf", scale=2.0)
+        for n in (1, 2, int(rng.integers(3, 64)), int(rng.integers(65, 130))):  # a page of the cache holds 64
+            ids = random_ids(rng, shape, n)
+            alone = model.logits(ids)
+            assert difference(alone, reference.logits(ids)) <= TIGHT
+            assert difference(model.logits(ids, adapter="one"), reference.logits(ids, [(one, 1.0)])) <= TIGHT
+            both = model.logits(ids, adapter={"two": 0.6, "one": -0.4})
+            assert difference(both, reference.logits(ids, [(two, 1.2), (one, -0.4)])) <= TIGHT
+            assert np.abs(both - alone).max() > 0.5
+            assert np.array_equal(model.logits(ids), alone)
+
+
+def test_more_than_a_chunk(tmp_path: Path) -> None:
+    """A prompt of several chunks of 256 rows and several pages of keys."""
+    rng = fresh_rng()
+    shape = tiny_model(tmp_path / "base.gguf", rng, n_ctx=700)
+    ids = random_ids(rng, shape, 700)
+    with Model(tmp_path / "base.gguf") as model:
+        wanted = Reference(tmp_path / "base.gguf").logits(ids)
+        assert difference(model.logits(ids), wanted) <= TIGHT
+        assert difference(model.logits(ids, last=3), wanted[-3:]) <= TIGHT
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("type", ["f16", "bf16"])
+@pytest.mark.parametrize("kv_type", ["f32", "f16"])
+def test_half_precision_weights(tmp_path: Path, arch: str, type: str, kv_type: str) -> None:
+    """Products are computed from the weights as stored, in float32; only the cache may round."""
+    rng = fresh_rng()
+    shape = tiny_model(tmp_path / "base.gguf", rng, arch, type)
+    write_adapter(tmp_path / "a.gguf", arch, random_factors(rng, shape), type=type)
+    reference, adapter = Reference(tmp_path / "base.gguf", kv_type), ReferenceAdapter(tmp_path / "a.gguf")
+    ids = random_ids(rng, shape, 70)
+    with Model(tmp_path / "base.gguf", kv_type=kv_type) as model:
+        model.load_adapter(tmp_path / "a.gguf")
+        bound = TIGHT if kv_type == "f32" else F16_KV
+        assert difference(model.logits(ids), reference.logits(ids)) <= bound
+        assert difference(model.logits(ids, adapter="a"), reference.logits(ids, [(adapter, 1.0)])) <= bound
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("whole_blocks", [True, False])
+def test_q8_0(tmp_path: Path, arch: str, whole_blocks: bool) -> None:
+    """Integer dot products of quantised activations. An activation within float32's rounding of the middle of two steps
+    may go either way, which then moves the whole text: rare enough that most short prompts agree closely."""
+    rng = fresh_rng()
+    shape = tiny_model(tmp_path / "base.gguf", rng, arch, "q8_0", whole_blocks=whole_blocks)
+    write_adapter(tmp_path / "a.gguf", arch, random_factors(rng, shape))
+    reference, adapter = Reference(tmp_path / "base.gguf"), ReferenceAdapter(tmp_path / "a.gguf")
+    assert not whole_blocks or {name for name, x in reference.w.items() if x.ndim == 2} == reference.quantised
+    with Model(tmp_path / "base.gguf", kv_type="f32") as model:
+        model.load_adapter(tmp_path / "a.gguf")
+        differences = []
+        for i in range(16):
+            ids = random_ids(rng, shape, 5)
+            name, set_ = ("a", [(adapter, 1.0)]) if i % 2 else (None, [])
+            differences.append(difference(model.logits(ids, adapter=name), reference.logits(ids, set_)))
+    print(sorted(differences))
+    assert sum(d <= TIGHT for d in differences) >= 11
+    assert max(differences) < 1.5
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_tensor_counts(tmp_path: Path, arch: str) -> None:
+    """No weight is read by another's name, and no adapter entry is left out: each alone changes the logits as it does
+    in the reference."""
+    rng = fresh_rng()
+    shape = random_shape(rng, arch, n_layer=2, tied=False, rope_factors=arch == "llama", bias=arch != "qwen3")
+    tensors = random_tensors(rng, shape)
+    ids = random_ids(rng, shape, 20)
+    base = write_model(tmp_path / "base.gguf", shape, tensors)
+    with Model(base) as model:
+        alone = model.logits(ids)
+        reference = Reference(base)
+        for name in shape.linears:
+            path = write_adapter(tmp_path / "a.gguf", arch, random_factors(rng, shape, [name]), alpha=3.0)
+            model.load_adapter(path)
+            made = model.logits(ids, adapter="a")
+            model.unload_adapter("a")
+            assert difference(made, alone) > 0.01, name
+            assert difference(made, reference.logits(ids, [(ReferenceAdapter(path), 1.0)])) <= TIGHT, name
+    for name in [name for name, x in tensors.items() if x.ndim == 1]:
+        changed = dict(tensors)
+        changed[name] = rng.uniform(1.0, 3.0, tensors[name].shape).astype(np.float32)
+        with Model(write_model(tmp_path / "changed.gguf", shape, changed)) as model:
+            assert difference(model.logits(ids), alone) > 0.01, name
+            assert difference(model.logits(ids), Reference(tmp_path / "changed.gguf").logits(ids)) <= TIGHT, name
+
+
+def test_scores_are_the_logits_log_probabilities(tmp_path: Path) -> None:
+    rng = fresh_rng()
+    shape = tiny_model(tmp_path / "base.gguf", rng, "llama", "q8_0")
+    write_adapter(tmp_path / "a.gguf", "llama", random_factors(rng, shape))
+    ids = random_ids(rng, shape, 150)
+    with Model(tmp_path / "base.gguf") as model:
+        model.load_adapter(tmp_path / "a.gguf")
+        for adapter in (None, "a", {"a": 0.5}):
+            x = model.logits(ids, adapter=adapter).astype(np.float64)
+            x -= x.max(axis=1, keepdims=True)
+            p = x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+            scores = model.score(ids, adapter=adapter)
+            assert scores.shape == (149,) and scores.dtype == np.float32
+            np.testing.assert_allclose(scores, p[np.arange(149), ids[1:]], atol=2e-5)
+        assert model.score(ids[:1]).shape == (0,)
+        assert model.score([]).shape == (0,)
