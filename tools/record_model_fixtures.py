@@ -2,8 +2,9 @@
 """Record what transformers and PEFT compute in float32 on tiny random models, for tests/python/test_recorded.py.
 
 One folder per architecture under tests/fixtures/models: base.gguf (F16, and the weights are float16 numbers, so nothing
-is lost), adapters as PEFT folders and one as a GGUF file, and expected.npz: `ids`, logits [n, n_vocab] under "base", each
-adapter's name and "both" (plain · 0.7 + ends · -1.3), and greedy continuations under "greedy base" and "greedy plain".
+is lost), adapters as PEFT folders and one as a GGUF file, and expected.npz: `ids`, logits [n, n_vocab] under "base",
+each adapter's name and "both" (plain · 0.7 + ends · -1.3), and greedy continuations of the first 4 ids under "greedy
+base" and "greedy plain".
 
     python tools/record_model_fixtures.py
 
@@ -12,7 +13,9 @@ Needs the extra `peer` (torch, transformers, peft).
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,9 +24,13 @@ import numpy as np
 import peft
 import torch
 import transformers
-from lora_edge.convert import convert_adapter, convert_model
 
-OUT = Path(__file__).resolve().parents[1] / "tests" / "fixtures" / "models"
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "python"))
+
+from lora_edge.convert import convert_adapter, convert_model  # noqa: E402
+
+OUT = ROOT / "tests" / "fixtures" / "models"
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 N_IDS, N_GREEDY = 20, 20
 BOTH = {"plain": 0.7, "ends": -1.3}
@@ -79,24 +86,35 @@ def add_adapters(model: Any, name: str, folder: Path) -> Any:
             adapted.add_adapter(adapter, config)
         adapted.peft_config[adapter].base_model_name_or_path = name
         with torch.no_grad():
-            layer: Any
-            for layer in adapted.modules():
-                if isinstance(layer, peft.tuners.lora.LoraLayer) and adapter in layer.scaling:
-                    for p in (layer.lora_A, layer.lora_B, layer.lora_embedding_A, layer.lora_embedding_B):
-                        if adapter in p:
-                            weight = p[adapter] if isinstance(p, torch.nn.ParameterDict) else p[adapter].weight
-                            weight.normal_(0, 0.3)
+            for layer in lora_layers(adapted):
+                if adapter in layer.lora_A:
+                    layer.lora_A[adapter].weight.normal_(0, 0.3)
+                    layer.lora_B[adapter].weight.normal_(0, 0.3)
+                if adapter in layer.lora_embedding_A:
+                    layer.lora_embedding_A[adapter].normal_(0, 0.3)
+                    layer.lora_embedding_B[adapter].normal_(0, 0.3)
         adapted.save_pretrained(str(folder), selected_adapters=[adapter])
+        sort_targets(folder / adapter / "adapter_config.json")
     (folder / "README.md").unlink(missing_ok=True)
     return adapted.eval()
 
 
+def sort_targets(path: Path) -> None:
+    """PEFT writes a set, whose order changes from run to run."""
+    fields = json.loads(path.read_text())
+    fields["target_modules"].sort()
+    path.write_text(json.dumps(fields, indent=2) + "\n")
+
+
+def lora_layers(adapted: Any) -> list[Any]:
+    return [m for m in adapted.modules() if isinstance(m, peft.tuners.lora.LoraLayer)]
+
+
 def set_weights(adapted: Any, weights: dict[str, float]) -> None:
     adapted.base_model.set_adapter(list(weights))
-    for layer in adapted.modules():
-        if isinstance(layer, peft.tuners.lora.LoraLayer):
-            for name, weight in weights.items():
-                layer.set_scale(name, weight)
+    for layer in lora_layers(adapted):
+        for name, weight in weights.items():
+            layer.set_scale(name, weight)
 
 
 def logits(model: Any, ids: Any) -> np.ndarray:
@@ -119,7 +137,7 @@ def record(name: str, folder: Path) -> None:
         model.save_pretrained(temporary)
         convert_model(temporary, folder / "base.gguf", type="f16", name=name)
     ids = torch.randint(0, SHAPE["vocab_size"], (1, N_IDS))
-    expected = {
+    expected: dict[str, Any] = {
         "ids": ids[0].numpy().astype(np.int32),
         "base": logits(model, ids),
         "greedy base": greedy(model, ids[:, :4]),

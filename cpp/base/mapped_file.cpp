@@ -22,7 +22,7 @@ MappedFile::MappedFile(const FileSource& source) : path_(source.path), data_(sou
 }
 
 void MappedFile::map(int fd) {
-  struct stat info {};
+  struct stat info{};
   void* view = nullptr;
   int error = 0;
   if (::fstat(fd, &info) != 0) {

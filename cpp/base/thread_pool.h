@@ -31,8 +31,9 @@ class ThreadPool {
       return;
     }
     using F = std::remove_reference_t<Fn>;
-    run_region(n_chunks, [](void* ctx, int chunk, int thread) { (*static_cast<F*>(ctx))(chunk, thread); },
-               const_cast<void*>(static_cast<const void*>(&fn)));
+    run_region(
+        n_chunks, [](void* ctx, int chunk, int thread) { (*static_cast<F*>(ctx))(chunk, thread); },
+        const_cast<void*>(static_cast<const void*>(&fn)));
   }
 
  private:

@@ -53,7 +53,8 @@ py::dict metadata(const GgufFile& file) {
 
 py::dict tensors(const GgufFile& file) {
   py::dict out;
-  for (const GgufTensor& t : file.tensors()) out[text(t.name)] = py::make_tuple(py::tuple(py::cast(t.shape)), t.type_name, t.n_bytes);
+  for (const GgufTensor& t : file.tensors())
+    out[text(t.name)] = py::make_tuple(py::tuple(py::cast(t.shape)), t.type_name, t.n_bytes);
   return out;
 }
 
@@ -84,7 +85,8 @@ py::array tensor(const py::object& self, const py::str& key) {
 
 void bind_gguf(py::module_& m) {
   py::class_<GgufFile, std::shared_ptr<GgufFile>>(m, "GgufFile")
-      .def(py::init([](const py::object& path) { return std::make_shared<GgufFile>(FileSource{path_bytes(path)}); }), py::arg("path"))
+      .def(py::init([](const py::object& path) { return std::make_shared<GgufFile>(FileSource{path_bytes(path)}); }),
+           py::arg("path"))
       .def_property_readonly("path", [](const GgufFile& f) { return text(f.path()); })
       .def_property_readonly("size", &GgufFile::size)
       .def_property_readonly("version", &GgufFile::version)

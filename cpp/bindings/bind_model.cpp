@@ -11,7 +11,8 @@ namespace {
 
 using Released = py::call_guard<py::gil_scoped_release>;
 
-// Asks Python for a pending Ctrl-C, at most every kPollSeconds: it takes the GIL, which another thread may hold for 5 ms.
+// Asks Python for a pending Ctrl-C, at most every kPollSeconds: it takes the GIL, which another thread may hold for 5
+// ms.
 class Interrupt {
  public:
   bool operator()() {
@@ -27,7 +28,8 @@ class Interrupt {
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
-py::object forward(Model& model, const std::vector<std::pair<std::shared_ptr<Sequence>, std::vector<int>>>& batch, bool all_logits) {
+py::object forward(Model& model, const std::vector<std::pair<std::shared_ptr<Sequence>, std::vector<int>>>& batch,
+                   bool all_logits) {
   std::vector<Feed> feeds;
   size_t rows = 0;
   for (const auto& [sequence, tokens] : batch) {
@@ -99,7 +101,8 @@ void set_weight(Adapter& adapter, const Model& model, int id, const py::tuple& e
   const std::string name = linear_name(model.config(), id);
   const auto a = py::array::ensure(entry[0], py::array::c_style), b = py::array::ensure(entry[1], py::array::c_style);
   const auto scale = entry[2].cast<double>();
-  if (!a || !b || a.ndim() != 2 || b.ndim() != 2) fail_input("[adapter] '", name, "': lora_a and lora_b must be matrices");
+  if (!a || !b || a.ndim() != 2 || b.ndim() != 2)
+    fail_input("[adapter] '", name, "': lora_a and lora_b must be matrices");
   if (!(std::fabs(scale) <= FLT_MAX)) fail_input("[adapter] '", name, "': scale ", scale, " is not finite");
   const Weight& w = model.weight(id);
   const bool embedding = id == embedding_id(model.config());
@@ -108,7 +111,8 @@ void set_weight(Adapter& adapter, const Model& model, int id, const py::tuple& e
                     (embedding ? a.shape(0) == w.n && a.shape(1) == r : a.shape(0) == r && a.shape(1) == w.k);
   if (!fits)
     fail_input("[adapter] '", name, "': lora_a [", a.shape(0), ", ", a.shape(1), "] and lora_b [", b.shape(0), ", ",
-               b.shape(1), "] don't fit the base's weight [", w.n, ", ", w.k, "]: the adapter was made for another base");
+               b.shape(1), "] don't fit the base's weight [", w.n, ", ", w.k,
+               "]: the adapter was made for another base");
   adapter.set(id, int(n), size_t(a.size()), int(r), float(scale), factor_type(name, a), a.data(), factor_type(name, b),
               b.data());
 }
@@ -134,7 +138,8 @@ std::shared_ptr<Adapter> make_adapter(const Model& model, const std::string& nam
 AdapterSet adapter_set(const std::vector<std::pair<std::shared_ptr<Adapter>, double>>& adapters) {
   AdapterSet set;
   for (const auto& [adapter, weight] : adapters) {
-    if (!(std::fabs(weight) <= FLT_MAX)) fail_input("[adapter] '", adapter->name(), "': weight ", weight, " is not finite");
+    if (!(std::fabs(weight) <= FLT_MAX))
+      fail_input("[adapter] '", adapter->name(), "': weight ", weight, " is not finite");
     set.push_back({adapter, static_cast<float>(weight)});
   }
   return set;
@@ -149,17 +154,19 @@ void bind_model(py::module_& m) {
       .def_property_readonly("n_bytes", &Adapter::n_bytes);
 
   py::class_<Sequence, std::shared_ptr<Sequence>>(m, "Sequence")
-      .def(py::init([](const std::shared_ptr<Model>& model, const std::vector<std::pair<std::shared_ptr<Adapter>, double>>& adapters) {
+      .def(py::init([](const std::shared_ptr<Model>& model,
+                       const std::vector<std::pair<std::shared_ptr<Adapter>, double>>& adapters) {
              return std::make_shared<Sequence>(model, adapter_set(adapters));
            }),
            py::arg("model"), py::arg("adapters"))
       .def("__len__", &Sequence::length)
       .def_property_readonly("ready", [](const Sequence& s) { return !s.logits().empty(); })  // has logits
-      .def("set_adapters", [](Sequence& s, const std::vector<std::pair<std::shared_ptr<Adapter>, double>>& adapters) {
-        AdapterSet set = adapter_set(adapters);
-        py::gil_scoped_release release;
-        s.set_adapters(std::move(set));
-      })
+      .def("set_adapters",
+           [](Sequence& s, const std::vector<std::pair<std::shared_ptr<Adapter>, double>>& adapters) {
+             AdapterSet set = adapter_set(adapters);
+             py::gil_scoped_release release;
+             s.set_adapters(std::move(set));
+           })
       .def("truncate", &Sequence::truncate, py::arg("n"), Released())
       .def("fork", &Sequence::fork, Released())
       .def("logits", [](const Sequence& s) {
@@ -177,7 +184,8 @@ void bind_model(py::module_& m) {
       .def_property_readonly("config", config)
       .def_property_readonly("n_ctx", &Model::n_ctx)
       .def_property_readonly("threads", &Model::threads)
-      .def_property_readonly("kv_type", [](const Model& model) { return model.kv_type() == DType::f32 ? "f32" : "f16"; })
+      .def_property_readonly("kv_type",
+                             [](const Model& model) { return model.kv_type() == DType::f32 ? "f32" : "f16"; })
       .def_property_readonly("kv_bytes", [](const Model& model) { return model.kv_bytes()->load(); })
       .def_property_readonly("buffer_bytes", &Model::buffer_bytes)
       .def("linear_shapes", linear_shapes)

@@ -1,7 +1,6 @@
 // The extension module lora_edge._core.
-#include "bindings/bindings.h"
-
 #include "base/error.h"
+#include "bindings/bindings.h"
 #include "kernels/kernels.h"
 
 namespace lora_edge {

@@ -13,8 +13,8 @@ constexpr int kDTypes = 4;
 constexpr int kBlock = 32;  // elements of a quantised block
 
 struct BlockQ8_0 {
-  uint16_t d;          // scale, IEEE half
-  int8_t qs[kBlock];   // value = d · qs
+  uint16_t d;         // scale, IEEE half
+  int8_t qs[kBlock];  // value = d · qs
 };
 static_assert(sizeof(BlockQ8_0) == 34, "blocks are packed in files");
 

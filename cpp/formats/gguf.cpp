@@ -14,14 +14,14 @@ struct TypeInfo {
   uint32_t block, bytes;
 };
 constexpr TypeInfo kTypes[] = {
-    {0, "F32", 1, 4},        {1, "F16", 1, 2},        {2, "Q4_0", 32, 18},     {3, "Q4_1", 32, 20},
-    {6, "Q5_0", 32, 22},     {7, "Q5_1", 32, 24},     {8, "Q8_0", 32, 34},     {9, "Q8_1", 32, 36},
-    {10, "Q2_K", 256, 84},   {11, "Q3_K", 256, 110},  {12, "Q4_K", 256, 144},  {13, "Q5_K", 256, 176},
-    {14, "Q6_K", 256, 210},  {15, "Q8_K", 256, 292},  {16, "IQ2_XXS", 256, 66}, {17, "IQ2_XS", 256, 74},
-    {18, "IQ3_XXS", 256, 98}, {19, "IQ1_S", 256, 50}, {20, "IQ4_NL", 32, 18},  {21, "IQ3_S", 256, 110},
-    {22, "IQ2_S", 256, 82},  {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1},       {25, "I16", 1, 2},
-    {26, "I32", 1, 4},       {27, "I64", 1, 8},       {28, "F64", 1, 8},       {29, "IQ1_M", 256, 56},
-    {30, "BF16", 1, 2},      {34, "TQ1_0", 256, 54},  {35, "TQ2_0", 256, 66},  {39, "MXFP4", 32, 17},
+    {0, "F32", 1, 4},         {1, "F16", 1, 2},         {2, "Q4_0", 32, 18},      {3, "Q4_1", 32, 20},
+    {6, "Q5_0", 32, 22},      {7, "Q5_1", 32, 24},      {8, "Q8_0", 32, 34},      {9, "Q8_1", 32, 36},
+    {10, "Q2_K", 256, 84},    {11, "Q3_K", 256, 110},   {12, "Q4_K", 256, 144},   {13, "Q5_K", 256, 176},
+    {14, "Q6_K", 256, 210},   {15, "Q8_K", 256, 292},   {16, "IQ2_XXS", 256, 66}, {17, "IQ2_XS", 256, 74},
+    {18, "IQ3_XXS", 256, 98}, {19, "IQ1_S", 256, 50},   {20, "IQ4_NL", 32, 18},   {21, "IQ3_S", 256, 110},
+    {22, "IQ2_S", 256, 82},   {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1},         {25, "I16", 1, 2},
+    {26, "I32", 1, 4},        {27, "I64", 1, 8},        {28, "F64", 1, 8},        {29, "IQ1_M", 256, 56},
+    {30, "BF16", 1, 2},       {34, "TQ1_0", 256, 54},   {35, "TQ2_0", 256, 66},   {39, "MXFP4", 32, 17},
 };
 
 const TypeInfo* find_type(uint32_t id) {
@@ -32,15 +32,22 @@ const TypeInfo* find_type(uint32_t id) {
 
 uint32_t scalar_size(GgufType type) {
   switch (type) {
-    case GgufType::u8: case GgufType::i8: case GgufType::boolean: return 1;
-    case GgufType::u16: case GgufType::i16: return 2;
-    case GgufType::u32: case GgufType::i32: case GgufType::f32: return 4;
-    case GgufType::u64: case GgufType::i64: case GgufType::f64: return 8;
+    case GgufType::u8:
+    case GgufType::i8:
+    case GgufType::boolean: return 1;
+    case GgufType::u16:
+    case GgufType::i16: return 2;
+    case GgufType::u32:
+    case GgufType::i32:
+    case GgufType::f32: return 4;
+    case GgufType::u64:
+    case GgufType::i64:
+    case GgufType::f64: return 8;
     default: return 0;
   }
 }
 
-constexpr uint64_t kMaxName = 1024;  // bytes; the names in use are shorter than 64
+constexpr uint64_t kMaxName = 1024;        // bytes; the names in use are shorter than 64
 constexpr uint64_t kMaxEntries = 1 << 16;  // metadata entries, and tensors: each costs some 300 bytes of memory
 constexpr uint64_t kMaxAlignment = 1 << 20;
 
@@ -54,7 +61,8 @@ class Cursor {
 
   const uint8_t* take(uint64_t n, const std::string& what) {
     if (n > left())
-      fail_input(what, ": ", n, " bytes at offset ", pos_, " reach past the end of the file (", size_, " bytes): is it truncated?");
+      fail_input(what, ": ", n, " bytes at offset ", pos_, " reach past the end of the file (", size_,
+                 " bytes): is it truncated?");
     const uint8_t* p = here();
     pos_ += n;
     return p;
@@ -82,13 +90,13 @@ GgufArray read_array(Cursor& in, const std::string& what) {
   const uint64_t count = in.read<uint64_t>(what);
   GgufArray array{type, count, in.here()};
   if (type == GgufType::string) {
-    if (count > in.left() / 8) fail_input(what, ": ", count, " strings don't fit in the file");
+    if (count > in.left() / 8) fail_input(what, ": ", count, " strings don't fit in the file: is it truncated?");
     for (uint64_t i = 0; i < count; ++i) in.string(what);
     return array;
   }
   const uint32_t size = scalar_size(type);
   if (size == 0) fail_input(what, ": arrays of type ", static_cast<uint32_t>(type), " are not supported");
-  if (count > in.left() / size) fail_input(what, ": ", count, " elements don't fit in the file");
+  if (count > in.left() / size) fail_input(what, ": ", count, " elements don't fit in the file: is it truncated?");
   in.take(count * size, what);
   return array;
 }
@@ -115,7 +123,8 @@ GgufValue read_value(Cursor& in, const std::string& what) {
 
 std::string read_name(Cursor& in, const std::string& what) {
   const std::string_view name = in.string(what);
-  if (name.empty() || name.size() > kMaxName) fail_input(what, ": a name of ", name.size(), " bytes (1 to ", kMaxName, " are possible)");
+  if (name.empty() || name.size() > kMaxName)
+    fail_input(what, ": a name of ", name.size(), " bytes (1 to ", kMaxName, " are possible)");
   return std::string(name);
 }
 
@@ -138,8 +147,8 @@ GgufTensor read_tensor_info(Cursor& in, uint64_t index, uint64_t* offset) {
   if (!type) fail_input(what, ": unknown tensor type ", tensor.type);
   tensor.type_name = type->name;
   if (tensor.shape.back() % type->block != 0)
-    fail_input(what, ": rows of ", tensor.shape.back(), " elements are no multiple of ", type->name,
-               "'s block of ", type->block);
+    fail_input(what, ": rows of ", tensor.shape.back(), " elements are no multiple of ", type->name, "'s block of ",
+               type->block);
   tensor.n_bytes = elements / type->block * type->bytes;
   *offset = in.read<uint64_t>(what);
   return tensor;
@@ -196,8 +205,10 @@ void GgufFile::parse() {
   const uint64_t n_tensors = in.read<uint64_t>("tensor count");
   const uint64_t n_values = in.read<uint64_t>("metadata count");
   // The smallest entries: a value is 8 + 1 + 4 + 1 bytes, a tensor 8 + 1 + 4 + 8 + 4 + 8.
-  if (n_values > kMaxEntries || n_values > in.left() / 14) fail_input(n_values, " metadata entries don't fit in the file");
-  if (n_tensors > kMaxEntries || n_tensors > in.left() / 33) fail_input(n_tensors, " tensors don't fit in the file");
+  if (n_values > kMaxEntries || n_values > in.left() / 14)
+    fail_input(n_values, " metadata entries don't fit in the file: is it truncated?");
+  if (n_tensors > kMaxEntries || n_tensors > in.left() / 33)
+    fail_input(n_tensors, " tensors don't fit in the file: is it truncated?");
 
   for (uint64_t i = 0; i < n_values; ++i) {
     std::string key = read_name(in, concat("key ", i));
@@ -223,9 +234,9 @@ void GgufFile::parse() {
   for (uint64_t i = 0; i < n_tensors; ++i) {
     GgufTensor& tensor = tensors_[i];
     if (offsets[i] % alignment != 0)
-      fail_input("tensor '", clip(tensor.name), "': offset ", offsets[i], " is no multiple of the alignment ", alignment);
-    if (start > file_.size() || offsets[i] > file_.size() - start ||
-        tensor.n_bytes > file_.size() - start - offsets[i])
+      fail_input("tensor '", clip(tensor.name), "': offset ", offsets[i], " is no multiple of the alignment ",
+                 alignment);
+    if (start > file_.size() || offsets[i] > file_.size() - start || tensor.n_bytes > file_.size() - start - offsets[i])
       fail_input("tensor '", clip(tensor.name), "': ", tensor.n_bytes, " bytes at offset ", offsets[i],
                  " reach past the end of the file (", file_.size(), " bytes): is it truncated?");
     tensor.data = file_.data() + start + offsets[i];
@@ -243,14 +254,14 @@ const GgufTensor* GgufFile::find_tensor(const std::string& name) const {
   return it == tensor_index_.end() ? nullptr : &tensors_[it->second];
 }
 
-DType GgufFile::dtype(const GgufTensor& tensor) {
+DType GgufFile::dtype(const GgufTensor& tensor) const {
   switch (tensor.type) {
     case 0: return DType::f32;
     case 1: return DType::f16;
     case 8: return DType::q8_0;
     case 30: return DType::bf16;
     default:
-      fail_input("[gguf] tensor '", clip(tensor.name), "' has type ", tensor.type_name,
+      fail_input("[gguf] '", path(), "': tensor '", clip(tensor.name), "' has type ", tensor.type_name,
                  ", which is not supported: convert the model with type F32, F16, BF16 or Q8_0");
   }
 }

@@ -15,7 +15,19 @@
 namespace lora_edge {
 
 enum class GgufType : uint32_t {
-  u8 = 0, i8 = 1, u16 = 2, i16 = 3, u32 = 4, i32 = 5, f32 = 6, boolean = 7, string = 8, array = 9, u64 = 10, i64 = 11, f64 = 12
+  u8 = 0,
+  i8 = 1,
+  u16 = 2,
+  i16 = 3,
+  u32 = 4,
+  i32 = 5,
+  f32 = 6,
+  boolean = 7,
+  string = 8,
+  array = 9,
+  u64 = 10,
+  i64 = 11,
+  f64 = 12
 };
 
 // A view of an array in the file: `count` elements of `type` (never array) from `data`, strings length-prefixed (u64).
@@ -49,11 +61,11 @@ class GgufFile {
   const std::vector<std::pair<std::string, GgufValue>>& metadata() const { return metadata_; }
   const std::vector<GgufTensor>& tensors() const { return tensors_; }
 
-  const GgufValue* find_value(const std::string& key) const;    // nullptr when absent
+  const GgufValue* find_value(const std::string& key) const;     // nullptr when absent
   const GgufTensor* find_tensor(const std::string& name) const;  // nullptr when absent
 
   // A weight that the runtime can use; InputError names the tensor and its type otherwise.
-  static DType dtype(const GgufTensor& tensor);
+  DType dtype(const GgufTensor& tensor) const;
 
  private:
   void parse();

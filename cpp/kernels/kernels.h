@@ -1,4 +1,5 @@
-// The whole contract of a kernel table. `ref` (ref/ref.cpp) is the specification: every other table gives the same bits.
+// The whole contract of a kernel table. `ref` (ref/ref.cpp) is the specification: every other table gives the same
+// bits.
 //
 // That is possible because each sum has one order, whatever the width of the registers, the number of rows in the call
 // or the range of outputs asked for:
@@ -14,20 +15,21 @@
 
 namespace lora_edge {
 
-// y[i·ldy + j] = Σ_k W[j][k] · x[i][k] for i in [0, m), j in [n0, n1). W is [n, k] row-major, rows w_stride bytes apart.
+// y[i·ldy + j] = Σ_k W[j][k] · x[i][k] for i in [0, m), j in [n0, n1). W is [n, k] row-major, rows w_stride bytes
+// apart.
 struct MatmulArgs {
   const void* w;
   size_t w_stride;
   int k;
   int m;
-  const float* x;    // f32 / f16 / bf16 weights: [m, ldx]
+  const float* x;  // f32 / f16 / bf16 weights: [m, ldx]
   size_t ldx;
   const int8_t* xq;  // q8_0 weights: [m, k], in [-127, 127]
   const float* xd;   // q8_0 weights: [m, k / 32]
   float* y;
   size_t ldy;
   int n0, n1;
-  void* scratch;     // kScratchBytes of this thread's, 64-byte aligned
+  void* scratch;  // kScratchBytes of this thread's, 64-byte aligned
 };
 
 // y[i·ldy + j] += Σ_t u[i·ldu + t] · Bt[t·n + j] for i in [0, m), j in [n0, n1).
@@ -46,13 +48,13 @@ struct LowRankArgs {
 // the positions [0, n_pos), walked in pages of kPagePositions with a running maximum (Milakov & Gimelshein 2018).
 constexpr int kPagePositions = 64;
 struct AttentionArgs {
-  const float* q;                // [group, d]
+  const float* q;  // [group, d]
   int group, d;
-  const uint8_t* const* pages;   // one per kPagePositions positions
-  size_t k_offset, v_offset;     // bytes from a page's start to its [kPagePositions, d] of this layer and KV head
+  const uint8_t* const* pages;  // one per kPagePositions positions
+  size_t k_offset, v_offset;    // bytes from a page's start to its [kPagePositions, d] of this layer and KV head
   int n_pos;
   float scale;
-  float* out;                    // [group, d]
+  float* out;  // [group, d]
 };
 
 constexpr size_t kScratchBytes = 512 * 1024;
@@ -62,7 +64,7 @@ struct Table {
   // Indexed by DType.
   void (*matmul[kDTypes])(const MatmulArgs&);
   void (*dequantize[kDTypes])(const void* w, float* out, int k);
-  void (*lowrank[kDTypes])(const LowRankArgs&);  // f32, f16, bf16
+  void (*lowrank[kDTypes])(const LowRankArgs&);      // f32, f16, bf16
   void (*attention[kDTypes])(const AttentionArgs&);  // KV type f32, f16
   // x[k] -> q[k], d[k / 32] with d = max|x| / 127 and q = round-half-even(x / d), as ggml's Q8_0; d stays f32.
   void (*quantize_q8)(const float* x, int8_t* q, float* d, int k);

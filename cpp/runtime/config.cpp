@@ -70,10 +70,10 @@ std::string string_value(const GgufFile& file, const std::string& key) {
   return s ? std::string(*s) : std::string();
 }
 
-// Frequencies of RoPE (Su et al. 2021): base^(-2i / n_rot), divided by linear position scaling (Chen et al. 2023) and by
-// llama3's per-frequency factors, which GGUF stores as the tensor rope_freqs.weight. They are rounded to float32 step by
-// step as in transformers, with whose angles models are trained: at position 10,000 float32's own rounding of an angle
-// is 5e-4.
+// Frequencies of RoPE (Su et al. 2021): base^(-2i / n_rot), divided by linear position scaling (Chen et al. 2023) and
+// by llama3's per-frequency factors, which GGUF stores as the tensor rope_freqs.weight. They are rounded to float32
+// step by step as in transformers, with whose angles models are trained: at position 10,000 float32's own rounding of
+// an angle is 5e-4.
 std::vector<float> frequencies(const GgufFile& file, const Config& c) {
   std::vector<float> out(static_cast<size_t>(c.n_rot / 2));
   for (size_t i = 0; i < out.size(); ++i) {
@@ -98,13 +98,15 @@ std::vector<float> frequencies(const GgufFile& file, const Config& c) {
 Config read_config(const GgufFile& file) {
   Config c{};
   if (string_value(file, "general.type") == "adapter")
-    fail_input("[model] '", file.path(), "' is an adapter, not a model: load a base model and pass this as its adapter");
+    fail_input("[model] '", file.path(),
+               "' is an adapter, not a model: load a base model and pass this as its adapter");
   c.arch = string_value(file, "general.architecture");
   c.name = string_value(file, "general.name");
   if (c.arch != "llama" && c.arch != "qwen2" && c.arch != "qwen3")
     fail_input("[model] architecture '", clip(c.arch), "' is not supported; llama, qwen2 and qwen3 are");
   const Metadata meta(file, c.arch);
-  if (meta.integer("expert_count", 0, 1 << 16, 0) > 0) fail_input("[model] mixture-of-experts models are not supported");
+  if (meta.integer("expert_count", 0, 1 << 16, 0) > 0)
+    fail_input("[model] mixture-of-experts models are not supported");
 
   c.n_layer = meta.integer("block_count", 1, 1024);
   c.n_embd = meta.integer("embedding_length", 1, 1 << 17);
@@ -130,12 +132,14 @@ Config read_config(const GgufFile& file) {
   const std::string scaling = meta.string("rope.scaling.type");
   if (!scaling.empty() && scaling != "none" && scaling != "linear")
     fail_input("[model] RoPE scaling '", clip(scaling), "' is not supported; none, linear and llama3's factors are");
-  c.rope_linear = scaling == "none" ? 1.0 : meta.positive("rope.scaling.factor", meta.positive("rope.scale_linear", 1.0));
+  c.rope_linear =
+      scaling == "none" ? 1.0 : meta.positive("rope.scaling.factor", meta.positive("rope.scale_linear", 1.0));
   c.inv_freq = frequencies(file, c);
 
   const GgufTensor* embd = file.find_tensor("token_embd.weight");
   if (!embd) fail_input("[model] tensor 'token_embd.weight' is missing: '", file.path(), "' holds no weights");
-  if (embd->shape.size() != 2 || embd->shape[0] > (1u << 24)) fail_input("[model] tensor 'token_embd.weight' has a wrong shape");
+  if (embd->shape.size() != 2 || embd->shape[0] > (1u << 24))
+    fail_input("[model] tensor 'token_embd.weight' has a wrong shape");
   c.n_vocab = static_cast<int>(embd->shape[0]);
   return c;
 }

@@ -14,12 +14,12 @@ struct Config {
   std::string arch;  // "llama", "qwen2", "qwen3"
   std::string name;
   int n_layer, n_embd, n_head, n_head_kv, head_dim, n_ff, n_vocab;
-  int n_ctx_train;     // positions that the model is exact for
+  int n_ctx_train;  // positions that the model is exact for
   float rms_eps;
   bool rope_interleaved;
-  int n_rot;           // rotated elements of a head
+  int n_rot;  // rotated elements of a head
   double rope_base;
-  double rope_linear;  // positions are divided by this
+  double rope_linear;           // positions are divided by this
   std::vector<float> inv_freq;  // [n_rot / 2], radians per position, all scaling applied
 
   int q_dim() const { return n_head * head_dim; }

@@ -18,7 +18,9 @@ size_t KvLayout::offset(int layer, int head, bool value) const {
 }
 
 KvPage::KvPage(size_t n_bytes, std::shared_ptr<std::atomic<size_t>> total)
-    : data_(static_cast<uint8_t*>(::operator new(n_bytes, std::align_val_t{64}))), n_bytes_(n_bytes), total_(std::move(total)) {
+    : data_(static_cast<uint8_t*>(::operator new(n_bytes, std::align_val_t{64}))),
+      n_bytes_(n_bytes),
+      total_(std::move(total)) {
   total_->fetch_add(n_bytes_);
 }
 
@@ -56,8 +58,6 @@ void KvCache::truncate(int n) {
   }
 }
 
-uint8_t* KvCache::page(int position) const {
-  return pages_[static_cast<size_t>(position / kPagePositions)]->data();
-}
+uint8_t* KvCache::page(int position) const { return pages_[static_cast<size_t>(position / kPagePositions)]->data(); }
 
 }  // namespace lora_edge

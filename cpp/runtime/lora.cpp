@@ -5,7 +5,8 @@
 namespace lora_edge {
 namespace {
 
-constexpr const char* kSlotNames[kSlots] = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"};
+constexpr const char* kSlotNames[kSlots] = {"attn_q",   "attn_k", "attn_v",  "attn_output",
+                                            "ffn_gate", "ffn_up", "ffn_down"};
 
 template <class T>
 void transpose(const void* in, void* out, int n, int r) {

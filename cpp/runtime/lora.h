@@ -36,7 +36,8 @@ class Adapter {
   size_t n_bytes() const;
 
   // a as described above, b [n, r] as files have it; replaces the weight at id.
-  void set(int id, int n, size_t a_elements, int r, float scale, DType a_type, const void* a, DType b_type, const void* b);
+  void set(int id, int n, size_t a_elements, int r, float scale, DType a_type, const void* a, DType b_type,
+           const void* b);
 
  private:
   std::string name_;

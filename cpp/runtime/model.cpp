@@ -25,7 +25,7 @@ DType choose_kv_type(const std::string& name, DType weights) {
 
 DType layer_type(const GgufFile& file) {
   const GgufTensor* t = file.find_tensor("blk.0.attn_q.weight");
-  return t ? GgufFile::dtype(*t) : DType::f16;
+  return t ? file.dtype(*t) : DType::f16;
 }
 
 constexpr size_t kKvAllowance = 16 << 20;  // bytes of a page that any file may ask for
@@ -83,7 +83,7 @@ Weight Model::matrix(const std::string& name, int n, int k) {
   if (t->shape != std::vector<uint64_t>{static_cast<uint64_t>(n), static_cast<uint64_t>(k)})
     fail_input("[model] tensor '", name, "' has shape ", shape_text(t->shape), "; the model needs [", n, ", ", k, "]");
   used_.push_back(name);
-  Weight w{GgufFile::dtype(*t), t->data, n, k, nullptr};
+  Weight w{file_.dtype(*t), t->data, n, k, nullptr};
   const std::string stem = name.substr(0, name.size() - std::string("weight").size());
   w.bias = vector(stem + "bias", n, false);
   return w;

@@ -18,7 +18,8 @@ namespace lora_edge {
 
 class Model;
 
-// One text in the making: its KV cache, its adapters, and the logits after its last position. Used by one thread at a time.
+// One text in the making: its KV cache, its adapters, and the logits after its last position. Used by one thread at a
+// time.
 class Sequence {
  public:
   Sequence(std::shared_ptr<Model> model, AdapterSet adapters);
@@ -47,7 +48,7 @@ struct Feed {
 };
 
 struct ModelOptions {
-  int n_ctx = 0;           // 0: as trained
+  int n_ctx = 0;  // 0: as trained
   int threads = 1;
   std::string kv_type = "auto";  // "f32", "f16"; auto: f32 where the weights are, else f16
 };

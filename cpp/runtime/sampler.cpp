@@ -13,11 +13,13 @@ constexpr size_t kPenaltyWindow = 64;  // llama.cpp's repeat_last_n
 }
 
 Sampler::Sampler(const SamplerOptions& o) : options_(o), state_(o.seed) {
-  if (!(o.temperature >= 0) || std::isinf(o.temperature)) fail_input("temperature is ", o.temperature, ", not a number from 0 up");
+  if (!(o.temperature >= 0) || std::isinf(o.temperature))
+    fail_input("temperature is ", o.temperature, ", not a number from 0 up");
   if (o.top_k < 0) fail_input("top_k is ", o.top_k, ", a negative number");
   if (!(o.top_p > 0 && o.top_p <= 1)) fail_input("top_p is ", o.top_p, ", not in (0, 1]");
   if (!(o.min_p >= 0 && o.min_p <= 1)) fail_input("min_p is ", o.min_p, ", not in [0, 1]");
-  if (!(o.repeat_penalty > 0) || std::isinf(o.repeat_penalty)) fail_input("repeat_penalty is ", o.repeat_penalty, ", not positive");
+  if (!(o.repeat_penalty > 0) || std::isinf(o.repeat_penalty))
+    fail_input("repeat_penalty is ", o.repeat_penalty, ", not positive");
 }
 
 void Sampler::accept(int token) {
@@ -64,7 +66,9 @@ int Sampler::draw() {
     if (logits_[i] >= -INFINITY) candidates_.push_back({logits_[i], static_cast<int>(i)});  // no NaN: it has no order
   if (candidates_.empty()) return greedy();  // only where no logit is a number
 
-  const auto before = [](const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); };
+  const auto before = [](const Candidate& a, const Candidate& b) {
+    return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+  };
   const auto after = [&](const Candidate& a, const Candidate& b) { return before(b, a); };
   if (options_.top_k > 0 && static_cast<size_t>(options_.top_k) < candidates_.size()) {
     std::nth_element(candidates_.begin(), candidates_.begin() + (options_.top_k - 1), candidates_.end(), before);
@@ -85,11 +89,14 @@ int Sampler::draw() {
   }
   if (options_.min_p > 0) {
     const double floor = max + std::log(options_.min_p);
-    candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(), [&](const Candidate& c) { return c.logit < floor; }),
-                      candidates_.end());
+    candidates_.erase(
+        std::remove_if(candidates_.begin(), candidates_.end(), [&](const Candidate& c) { return c.logit < floor; }),
+        candidates_.end());
     if (candidates_.empty()) return greedy();
   }
-  const auto weight = [&](const Candidate& c) { return std::exp((static_cast<double>(c.logit) - max) / options_.temperature); };
+  const auto weight = [&](const Candidate& c) {
+    return std::exp((static_cast<double>(c.logit) - max) / options_.temperature);
+  };
   double total = 0;
   for (const Candidate& c : candidates_) total += weight(c);
   double left = uniform() * total;
@@ -102,7 +109,8 @@ int Sampler::draw() {
 
 double log_probability(const float* logits, int n_vocab, int token) {
   const float max = *std::max_element(logits, logits + n_vocab);
-  return static_cast<double>(logits[token]) - max - std::log(static_cast<double>(active_table().sum_exp(logits, max, n_vocab)));
+  return static_cast<double>(logits[token]) - max -
+         std::log(static_cast<double>(active_table().sum_exp(logits, max, n_vocab)));
 }
 
 }  // namespace lora_edge

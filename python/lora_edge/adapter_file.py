@@ -180,13 +180,15 @@ def _read_gguf(path: Path, arch: str, base: BaseInfo) -> AdapterFile:
     """llama.cpp's adapter files: scale alpha / r, with r from lora_b, or 1 if alpha is 0 or absent."""
     file = open_gguf(path)
     meta = file.metadata
-    for key, wanted in (
-        ("general.type", "adapter"),
-        ("adapter.type", "lora"),
-        ("general.architecture", arch),
-    ):
-        if meta.get(key) != wanted:
-            raise ValueError(f"[adapter] {path}: {key} is {str(meta.get(key))[:60]!r}, {wanted!r} is needed")
+    if meta.get("general.type") != "adapter":
+        raise ValueError(f"[adapter] {path} is not an adapter: load it as a model, and pass an adapter made for it here")
+    if meta.get("adapter.type") != "lora":
+        raise ValueError(f"[adapter] {path} is no LoRA: its adapter.type is {str(meta.get('adapter.type'))[:60]!r}")
+    if meta.get("general.architecture") != arch:
+        made_for = str(meta.get("general.architecture"))[:60]
+        raise ValueError(
+            f"[adapter] {path} is for another base: it was made for architecture {made_for!r}, the base is {arch!r}"
+        )
     if np.size(meta.get("adapter.alora.invocation_tokens", ())):
         raise ValueError(f"[adapter] {path}: activated LoRA (adapter.alora.invocation_tokens) is not supported")
     alpha = meta.get("adapter.lora.alpha", 0.0)

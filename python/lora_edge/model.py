@@ -26,6 +26,7 @@ from .tokenizer import Tokenizer
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+MAX_CONTEXT = 1 << 30  # tokens
 _LOGITS_ROWS = 64  # of a long text's logits at a time in `score`
 
 
@@ -60,8 +61,8 @@ class Model:
         threads: int | None = None,
         kv_type: str = "auto",
     ) -> None:
-        if n_ctx is not None and n_ctx < 1:
-            raise ValueError(f"n_ctx is {n_ctx}; it must be at least 1")
+        if n_ctx is not None and not 1 <= n_ctx <= MAX_CONTEXT:
+            raise ValueError(f"n_ctx is {n_ctx}; it must be from 1 to {MAX_CONTEXT}")
         self.path = os.fspath(path)
         self._core: _core.Model | None = _core.Model(
             self.path, n_ctx or 0, default_threads() if threads is None else threads, kv_type

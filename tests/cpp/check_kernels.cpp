@@ -1,8 +1,8 @@
 // Compares every kernel table that this CPU runs with `ref`, bit for bit, on random input.
 //   check_kernels [--seed N] [--cases N] [--only SUBSTRING] [--bench]
 // Exit status 1 on any difference. LORA_EDGE_ISA=name checks that table only, and that it is the active one.
-#include <cstdlib>
 #include <algorithm>
+#include <cstdlib>
 #include <exception>
 #include <functional>
 #include <string>

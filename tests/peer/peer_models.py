@@ -108,18 +108,22 @@ def random_adapter(model: Any, folder: Path, *, name: str = "default", **changes
     else:
         adapted = peft.get_peft_model(model, config, adapter_name=name)
     with torch.no_grad():
-        layer: Any
-        for layer in adapted.modules():
-            if isinstance(layer, peft.tuners.lora.LoraLayer) and name in layer.scaling:
-                if name in layer.lora_A:
-                    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-                    a.normal_(0, a.shape[1] ** -0.5)
-                else:
-                    a, b = layer.lora_embedding_A[name], layer.lora_embedding_B[name]
-                    a.normal_()
-                b.normal_(0, 0.5 / (layer.scaling[name] * layer.r[name] ** 0.5))
+        for layer in lora_layers(adapted):
+            if name in layer.lora_A:
+                a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+                a.normal_(0, a.shape[1] ** -0.5)
+            elif name in layer.lora_embedding_A:
+                a, b = layer.lora_embedding_A[name], layer.lora_embedding_B[name]
+                a.normal_()
+            else:
+                continue
+            b.normal_(0, 0.5 / (layer.scaling[name] * layer.r[name] ** 0.5))
     adapted.eval().save_pretrained(str(folder), selected_adapters=[name])
     return adapted
+
+
+def lora_layers(adapted: Any) -> list[Any]:
+    return [m for m in adapted.modules() if isinstance(m, peft.tuners.lora.LoraLayer)]
 
 
 def logits_of(model: Any, ids: list[int]) -> np.ndarray:

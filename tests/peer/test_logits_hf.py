@@ -13,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-peft = pytest.importorskip("peft")
+pytest.importorskip("peft")
 
 from lora_edge.convert import convert_adapter, convert_model  # noqa: E402
 from lora_edge.model import Model  # noqa: E402
@@ -24,6 +24,7 @@ from peer_models import (  # noqa: E402
     VARIANTS,
     fresh_rng,
     logits_of,
+    lora_layers,
     needs_shared,
     random_adapter,
     random_model,
@@ -127,10 +128,9 @@ def test_adapter(tmp_path: Path, cls: str, kind: str, tied: bool) -> None:
 def set_weights(adapted: Any, weights: dict[str, float]) -> None:
     """PEFT runs all active adapters side by side; a layer's scale is set relative to the adapter's own."""
     adapted.base_model.set_adapter(list(weights))
-    for layer in adapted.modules():
-        if isinstance(layer, peft.tuners.lora.LoraLayer):
-            for name, weight in weights.items():
-                layer.set_scale(name, weight)
+    for layer in lora_layers(adapted):
+        for name, weight in weights.items():
+            layer.set_scale(name, weight)
 
 
 @pytest.mark.parametrize("cls", ["Llama", "Mistral", "Qwen2", "Qwen3"])

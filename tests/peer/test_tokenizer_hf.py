@@ -86,7 +86,7 @@ def is_new(character: str) -> bool:
     return any(low <= ord(character) <= high for low, high in UNICODE_16)
 
 
-def compare(meta: Metadata, folder: Path, allowed: Callable[[str, bool], bool] = lambda text, special: False) -> None:
+def compare(meta: Metadata, peer: Encode, allowed: Callable[[str, bool], bool] = lambda text, special: False) -> None:
     """All of STRINGS random texts, special tokens parsed and not; `allowed` says of a text that its ids may
     differ."""
     ours = Tokenizer.from_metadata(meta)

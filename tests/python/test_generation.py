@@ -54,8 +54,12 @@ def test_greedy_is_the_argmax(model: Model) -> None:
     wanted = [np.log(softmax(row)[i]) for row, i in zip(logits, made.ids, strict=True)]
     np.testing.assert_allclose(made.logprobs, wanted, atol=2e-5)
     np.testing.assert_allclose(model.score(ids + made.ids)[len(ids) - 1 :], made.logprobs, atol=1e-6)
-    more: dict[str, Any]
-    for more in ({"top_k": 1, "temperature": 1.3}, {"temperature": 1e-4}, {"min_p": 1.0, "temperature": 1.0}):
+    same: list[dict[str, Any]] = [
+        {"top_k": 1, "temperature": 1.3},
+        {"temperature": 1e-7},
+        {"min_p": 1.0, "temperature": 1.0},
+    ]
+    for more in same:
         assert model.complete(PROMPT, max_tokens=30, ignore_eos=True, seed=5, **more).ids == made.ids
     assert made.timings.prompt_tokens == len(ids) and made.timings.generated_tokens == 30
     assert made.timings.prompt_seconds > 0 and made.timings.tokens_per_second > 0

@@ -101,8 +101,7 @@ void update_tile(const uint8_t* b, size_t n, int r, const float* u, size_t ldu, 
   for (int t = 0; t < r; ++t) {
     const uint8_t* row = b + static_cast<size_t>(t) * n * kSize<type>;
     __m256 ut[kTokens];
-    for (int i = 0; i < kTokens; ++i)
-      ut[i] = _mm256_set1_ps(u[static_cast<size_t>(i) * ldu + static_cast<size_t>(t)]);
+    for (int i = 0; i < kTokens; ++i) ut[i] = _mm256_set1_ps(u[static_cast<size_t>(i) * ldu + static_cast<size_t>(t)]);
     for (int v = 0; v < kVectors; ++v) {
       const __m256 w =
           kPart ? load_part<type>(row, count) : load8<type>(row + static_cast<size_t>(v) * kLanes * kSize<type>);
@@ -151,8 +150,7 @@ template <DType type>
 void dequantize(const void* w, float* out, int k) {
   const uint8_t* p = static_cast<const uint8_t*>(w);
   int i = 0;
-  for (; i + kLanes <= k; i += kLanes)
-    _mm256_storeu_ps(out + i, load8<type>(p + static_cast<size_t>(i) * kSize<type>));
+  for (; i + kLanes <= k; i += kLanes) _mm256_storeu_ps(out + i, load8<type>(p + static_cast<size_t>(i) * kSize<type>));
   if (i < k)
     _mm256_maskstore_ps(out + i, lane_mask(k - i), load_part<type>(p + static_cast<size_t>(i) * kSize<type>, k - i));
 }

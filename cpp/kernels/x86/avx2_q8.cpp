@@ -139,8 +139,8 @@ void panel_tile(const PanelBlock* panel, int blocks, bool first, const int8_t* x
   __m256 acc[kTokens][2];
   for (int t = 0; t < kTokens; ++t)
     for (int v = 0; v < 2; ++v)
-      acc[t][v] = first ? _mm256_setzero_ps()
-                        : load_lanes(y + static_cast<size_t>(t) * ldy + v * kLanes, count - v * kLanes);
+      acc[t][v] =
+          first ? _mm256_setzero_ps() : load_lanes(y + static_cast<size_t>(t) * ldy + v * kLanes, count - v * kLanes);
   for (int b = 0; b < blocks; ++b) {
     __m256i dot[kTokens][2];
     for (int t = 0; t < kTokens; ++t) dot[t][0] = dot[t][1] = _mm256_setzero_si256();

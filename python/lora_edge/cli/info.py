@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..gguf_file import GgufFile
+from ..peft_config import MAX_CONFIG
+
+MAX_TEXT = 1000  # characters of one value
 
 Rows = list[tuple[str, str]]
 
@@ -43,9 +46,28 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _print(rows: Rows) -> None:
-    width = max(len(label) for label, _ in rows)
+    width = max((len(_plain(label)) for label, _ in rows), default=0)
     for label, value in rows:
-        print(f"{label:<{width}}  {value}")
+        print(f"{_plain(label):<{width}}  {_plain(value)}")
+
+
+def _plain(text: str) -> str:
+    """Text of a file as a terminal may have it: control characters and broken UTF-8 escaped, not too long."""
+    text = text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _fields(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. ValueError: there is none."""
+    with open(path, "rb") as file:
+        raw = file.read(MAX_CONFIG + 1)
+    try:
+        fields = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"'{path}' is not valid JSON: {error}") from None
+    if len(raw) > MAX_CONFIG or not isinstance(fields, dict):
+        raise ValueError(f"'{path}' is not a JSON object of at most {MAX_CONFIG >> 20} MiB")
+    return fields
 
 
 def _installation() -> Rows:
@@ -83,9 +105,9 @@ def _model(file: GgufFile) -> Rows:
 
     n_head, n_embd, layers = get("attention.head_count"), get("embedding_length"), get("block_count")
     rows: Rows = [("parameters", f"{_parameters(tensors):,}"), ("weights", _types(tensors))]
-    if all(isinstance(v, int) and v > 0 for v in (n_head, n_embd, layers)):
-        n_kv = get("attention.head_count_kv", n_head)
-        head_dim = get("attention.key_length", n_embd // n_head)
+    n_kv = get("attention.head_count_kv", n_head)
+    head_dim = get("attention.key_length", n_embd // n_head if _counts(n_head, n_embd) else None)
+    if _counts(n_head, n_embd, layers, n_kv, head_dim):
         rows += [
             ("layers", f"{layers}, width {n_embd}, feed-forward {get('feed_forward_length')}"),
             ("heads", f"{n_head} query, {n_kv} key/value, of {head_dim}"),
@@ -99,6 +121,10 @@ def _model(file: GgufFile) -> Rows:
         rows.append(("tokenizer", f"{len(tokens):,} tokens ({kind})"))
     rows.append(("chat template", "yes" if "tokenizer.chat_template" in meta else "no"))
     return rows
+
+
+def _counts(*values: Any) -> bool:
+    return all(isinstance(v, int) and v > 0 for v in values)
 
 
 def _adapter(file: GgufFile) -> Rows:
@@ -117,7 +143,7 @@ def _folder(path: Path) -> Rows:
     if (path / "adapter_config.json").exists():
         from ..safetensors_file import SafetensorsFile
 
-        config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+        config = _fields(path / "adapter_config.json")
         file = SafetensorsFile(path / "adapter_model.safetensors")
         targets = {}
         for key, (shape, _) in _safetensors_shapes(file).items():
@@ -133,11 +159,12 @@ def _folder(path: Path) -> Rows:
             ("alpha", f"{config.get('lora_alpha', '-')}{' (rsLoRA)' if config.get('use_rslora') else ''}"),
         ]
     if (path / "config.json").exists():
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        config = _fields(path / "config.json")
+        architectures = config.get("architectures")
         return [
             ("folder", str(path)),
             ("kind", "Hugging Face model; `lora-edge convert` makes a GGUF of it"),
-            ("architecture", ", ".join(config.get("architectures") or ["-"])),
+            ("architecture", ", ".join(map(str, architectures)) if isinstance(architectures, list) else "-"),
             ("layers", f"{config.get('num_hidden_layers')}, width {config.get('hidden_size')}"),
             ("vocabulary", f"{config.get('vocab_size')} tokens"),
         ]
