@@ -15,7 +15,20 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests/python"), str(ROOT / "python")]
 
 from tiny_gguf import (  # noqa: E402  (the tests' own writer)
-    BF16, F16, F32, Q4_0, Q8_0, Field, File, Tensor, every_value, pack, patch, tiny_adapter, tiny_model, write_gguf,
+    BF16,
+    F16,
+    F32,
+    Q4_0,
+    Q8_0,
+    Field,
+    File,
+    Tensor,
+    every_value,
+    pack,
+    patch,
+    tiny_adapter,
+    tiny_model,
+    write_gguf,
 )  # fmt: skip
 
 CORPUS = ROOT / "tests/fixtures/gguf_corpus"

@@ -59,7 +59,8 @@ Model::Model(const FileSource& source, const ModelOptions& options)
       n_ctx_(options.n_ctx > 0 ? options.n_ctx : config_.n_ctx_train),
       kv_(config_, choose_kv_type(options.kv_type, layer_type(file_))) {
   if (options.n_ctx < 0) fail_input("[model] n_ctx is ", options.n_ctx, ", a negative number");
-  if (options.threads < 1 || options.threads > 1024) fail_input("[model] threads is ", options.threads, ", not from 1 to 1024");
+  if (options.threads < 1 || options.threads > 1024)
+    fail_input("[model] threads is ", options.threads, ", not from 1 to 1024");
   if (options.n_ctx > kMaxContext) fail_input("[model] n_ctx is ", options.n_ctx, ", more than ", kMaxContext);
   load_layers();
   check_kv_size();
@@ -114,16 +115,17 @@ void Model::load_layers() {
   const std::set<std::string> used(used_.begin(), used_.end());
   for (const GgufTensor& t : file_.tensors())
     if (!used.count(t.name))
-      fail_input("[model] tensor '", clip(t.name), "' has no place in architecture '", c.arch, "': leaving it out would change the model");
+      fail_input("[model] tensor '", clip(t.name), "' has no place in architecture '", c.arch,
+                 "': leaving it out would change the model");
   used_.clear();
 }
 
-// A model whose keys and values dwarf its weights is a lie: each position's take 2 · n_head_kv · head_dim numbers a layer,
-// the weights that make them n_embd times as many.
+// A model whose keys and values dwarf its weights is a lie: each position's take 2 · n_head_kv · head_dim numbers a
+// layer, the weights that make them n_embd times as many.
 void Model::check_kv_size() const {
   if (kv_.page_bytes > 8 * file_.size() + kKvAllowance)
-    fail_input("[model] keys and values of ", kv_.page_bytes, " bytes per ", kPagePositions, " positions can't belong to '",
-               file_.path(), "' of ", file_.size(), " bytes: its metadata lies");
+    fail_input("[model] keys and values of ", kv_.page_bytes, " bytes per ", kPagePositions,
+               " positions can't belong to '", file_.path(), "' of ", file_.size(), " bytes: its metadata lies");
 }
 
 const Weight& Model::weight(int id) const {
@@ -134,7 +136,8 @@ const Weight& Model::weight(int id) const {
 
 size_t Model::buffer_bytes() const {
   size_t n = backend_->n_bytes();
-  for (const auto* b : {&x_, &h_, &q_, &k_, &v_, &gate_, &up_, &cos_, &sin_, &logits_}) n += b->capacity() * sizeof(float);
+  for (const auto* b : {&x_, &h_, &q_, &k_, &v_, &gate_, &up_, &cos_, &sin_, &logits_})
+    n += b->capacity() * sizeof(float);
   return n;
 }
 
@@ -188,7 +191,8 @@ void Model::rotations(const std::vector<Row>& rows) {
   sin_.resize(rows.size() * half);
   for (size_t i = 0; i < rows.size(); ++i)
     for (size_t j = 0; j < half; ++j) {
-      const double angle = static_cast<float>(rows[i].position) * config_.inv_freq[j];  // rounded to float32, see config.cpp
+      const double angle =
+          static_cast<float>(rows[i].position) * config_.inv_freq[j];  // rounded to float32, see config.cpp
       cos_[i * half + j] = static_cast<float>(std::cos(angle));
       sin_[i * half + j] = static_cast<float>(std::sin(angle));
     }
@@ -231,9 +235,11 @@ void Model::run_rows(const std::vector<Feed>& feeds, const std::vector<Row>& row
     const Weight* w = layer.linears;
     const auto id = [i](Slot slot) { return linear_id(i, slot); };
     b.rms_norm(x, layer.attn_norm, c.rms_eps, rows_n, c.n_embd, h);
-    b.linear({{&w[kQ], id(kQ), q_.data(), false}, {&w[kK], id(kK), k_.data(), false}, {&w[kV], id(kV), v_.data(), false}}, h,
-             rows_n, groups);
-    b.rope_store(c, kv_, i, places, q_.data(), k_.data(), v_.data(), layer.q_norm, layer.k_norm, cos_.data(), sin_.data());
+    b.linear(
+        {{&w[kQ], id(kQ), q_.data(), false}, {&w[kK], id(kK), k_.data(), false}, {&w[kV], id(kV), v_.data(), false}}, h,
+        rows_n, groups);
+    b.rope_store(c, kv_, i, places, q_.data(), k_.data(), v_.data(), layer.q_norm, layer.k_norm, cos_.data(),
+                 sin_.data());
     b.attention(c, kv_, i, places, q_.data(), h);
     b.linear({{&w[kO], id(kO), x, true}}, h, rows_n, groups);
     b.rms_norm(x, layer.ffn_norm, c.rms_eps, rows_n, c.n_embd, h);
@@ -267,8 +273,7 @@ void Model::run_rows(const std::vector<Feed>& feeds, const std::vector<Row>& row
   b.linear({{&output_, output_id(c), logits, false}}, h, int(wanted.size()), wanted_groups);
   for (size_t i = 0; i < wanted.size(); ++i) {
     const Row& row = rows[wanted[i]];
-    if (row.last)
-      feeds[row.feed].sequence->logits_.assign(logits + i * n_vocab, logits + (i + 1) * n_vocab);
+    if (row.last) feeds[row.feed].sequence->logits_.assign(logits + i * n_vocab, logits + (i + 1) * n_vocab);
   }
 }
 

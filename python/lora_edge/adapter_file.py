@@ -181,7 +181,9 @@ def _read_gguf(path: Path, arch: str, base: BaseInfo) -> AdapterFile:
     file = open_gguf(path)
     meta = file.metadata
     if meta.get("general.type") != "adapter":
-        raise ValueError(f"[adapter] {path} is not an adapter: load it as a model, and pass an adapter made for it here")
+        raise ValueError(
+            f"[adapter] {path} is not an adapter: load it as a model, and pass an adapter made for it here"
+        )
     if meta.get("adapter.type") != "lora":
         raise ValueError(f"[adapter] {path} is no LoRA: its adapter.type is {str(meta.get('adapter.type'))[:60]!r}")
     if meta.get("general.architecture") != arch:

@@ -33,8 +33,9 @@ def _shared_tensors(n_layer: int) -> bytes:
 def _wide_heads() -> bytes:
     """Honest tensors, but one element of embedding for 262,144 of keys: 4 MB of weights, 134 MB for 64 positions."""
     kv = 1 << 18
-    meta = {"general.architecture": "llama", "llama.block_count": 1, "llama.embedding_length": 1, "llama.context_length": 64,
-            "llama.feed_forward_length": 1, "llama.attention.head_count": 256, "llama.attention.key_length": kv // 256,
+    meta = {"general.architecture": "llama", "llama.block_count": 1, "llama.embedding_length": 1,
+            "llama.context_length": 64, "llama.feed_forward_length": 1,
+            "llama.attention.head_count": 256, "llama.attention.key_length": kv // 256,
             "llama.attention.layer_norm_rms_epsilon": 1e-5}  # fmt: skip
     shapes = {"token_embd": (3, 1), "output_norm": (1,), "blk.0.attn_q": (kv, 1), "blk.0.attn_k": (kv, 1),
               "blk.0.attn_v": (kv, 1), "blk.0.attn_output": (1, kv), "blk.0.ffn_gate": (1, 1), "blk.0.ffn_up": (1, 1),
@@ -77,13 +78,25 @@ def adapters(peft: Path) -> Iterator[tuple[str, bytes, bytes]]:
     """Name, adapter_config.json and adapter_model.safetensors, from a good folder."""
     config = (peft / "adapter_config.json").read_bytes()
     weights = (peft / "adapter_model.safetensors").read_bytes()
-    patterns = ["(.|.)" * 50 + "!", "(?x:(.+) +!)", "(?x:((.+) +) +!)", "(.+)(?#)+!", ".*.*.*.*.*!", "(?:.|.)" * 36 + "!"]
+    patterns = [
+        "(.|.)" * 50 + "!",
+        "(?x:(.+) +!)",
+        "(?x:((.+) +) +!)",
+        "(.+)(?#)+!",
+        ".*.*.*.*.*!",
+        "(?:.|.)" * 36 + "!",
+    ]
     for pattern in patterns:
         fields = {**json.loads(config), "rank_pattern": {pattern: 2}}
         yield f"pattern {pattern}", json.dumps(fields).encode(), weights
     many = {f".*.*.*{i}": 2 for i in range(4000)}
     yield "4000 patterns", json.dumps({**json.loads(config), "alpha_pattern": many}).encode(), weights
-    for text in (b"[" * 1_000_000, b"[" + b"[]," * 2_000_000 + b"[]]", b'{"a":' * 100_000, b'{"r":' + b"9" * 5000 + b"}"):
+    for text in (
+        b"[" * 1_000_000,
+        b"[" + b"[]," * 2_000_000 + b"[]]",
+        b'{"a":' * 100_000,
+        b'{"r":' + b"9" * 5000 + b"}",
+    ):
         name = f"JSON {text[:6].decode()}"
         yield f"{name} in the configuration", text, weights
         yield f"{name} in the weights", config, len(text).to_bytes(8, "little") + text

@@ -3,7 +3,8 @@
     python hostile_worker.py FOLDER                                  the crafted files
     python hostile_worker.py FOLDER SEED FIRST COUNT [REAL.gguf ...]  damaged ones, by number
 
-Prints "begin NAME" before each case and "valid NAME", "refused NAME" or "FAIL NAME: what" after it. Each case may add 10 x its file + 64 MB to the address space, and may take 2 s of CPU time.
+Prints "begin NAME" before each case and "valid NAME", "refused NAME" or "FAIL NAME: what" after it. Each case may add
+10 x its file + 64 MB to the address space, and may take 2 s of CPU time.
 """
 
 from __future__ import annotations

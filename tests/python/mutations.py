@@ -17,9 +17,10 @@ Rng = np.random.Generator
 NUMBERS = [0, 1, 2, 3, 5, 7, 8, 9, 10, 12, 31, 33, 64, 255, 256, 4095, 65535, 1 << 20, (1 << 24) + 1, (1 << 31) - 1,
            1 << 31, (1 << 32) - 1, 1 << 32, 1 << 40, (1 << 61) + 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 32,
            (1 << 64) - 1, 0x7F800000, 0xFFC00000, 0x7F7FFFFF, 0x00000001]  # fmt: skip
-VALUES: list[Any] = [None, True, False, -1, 0, 1, 0.5, 1e39, -1e308, float("nan"), float("inf"), 1 << 70, "", "x" * 5000,
-                     "\ud800", "a\nb", [], [[]], {}, {"(.|.)" * 40: 1}, {".*.*.*x": 2}, {"q_proj": 1 << 40}, "LORA", [0, 0],
-                     [-1, 8], [0, 1 << 62], [1 << 30, 1 << 30], [2, 2, 2, 2, 2, 2, 2, 2, 2], "F64", "I8", "BF16"]  # fmt: skip
+VALUES: list[Any] = [None, True, False, -1, 0, 1, 0.5, 1e39, -1e308, float("nan"), float("inf"), 1 << 70, "",
+                     "x" * 5000, "\ud800", "a\nb", [], [[]], {}, {"(.|.)" * 40: 1}, {".*.*.*x": 2},
+                     {"q_proj": 1 << 40}, "LORA", [0, 0], [-1, 8], [0, 1 << 62], [1 << 30, 1 << 30], [2] * 9,
+                     "F64", "I8", "BF16"]  # fmt: skip
 BASE = BaseInfo("llama", 2, 1, 16, {"blk.0.attn_q.weight": (32, 32), "blk.0.ffn_down.weight": (32, 32),
                                    "token_embd.weight": (40, 32)})  # fmt: skip
 
@@ -32,12 +33,22 @@ def rewritten(path: Path) -> File:
     """A real model's file, written again so that its fields are known."""
     file = open_gguf(path)
     kinds = {"F32": F32, "F16": F16, "Q8_0": Q8_0}
-    tensors = {n: Tensor(kinds[t], shape, file.tensors[n].tobytes()) for n, (shape, t, _) in file.core.tensors().items()}
+    tensors = {
+        n: Tensor(kinds[t], shape, file.tensors[n].tobytes()) for n, (shape, t, _) in file.core.tensors().items()
+    }
     return write_gguf(file.metadata, tensors)
 
 
 def models(real: list[Path]) -> list[File]:
-    tiny = [("llama", F32), ("llama", F16), ("llama", Q8_0), ("qwen2", F32), ("qwen2", Q8_0), ("qwen3", BF16), ("qwen3", Q8_0)]
+    tiny = [
+        ("llama", F32),
+        ("llama", F16),
+        ("llama", Q8_0),
+        ("qwen2", F32),
+        ("qwen2", Q8_0),
+        ("qwen3", BF16),
+        ("qwen3", Q8_0),
+    ]
     return [tiny_model(arch, kind) for arch, kind in tiny] + [rewritten(path) for path in real]
 
 
@@ -49,7 +60,16 @@ def change_field(rng: Rng, file: File, raw: bytes) -> bytes:
     """An integer of the head becomes another: one near it, a suspicious one, or the size of something."""
     field = choose(rng, file.fields)
     old = int.from_bytes(raw[field.at : field.at + field.size], "little")
-    near = [old + 1, old - 1, old * 2, old // 2, old + 32, len(raw), len(raw) - field.at, old ^ (1 << int(rng.integers(64)))]
+    near = [
+        old + 1,
+        old - 1,
+        old * 2,
+        old // 2,
+        old + 32,
+        len(raw),
+        len(raw) - field.at,
+        old ^ (1 << int(rng.integers(64))),
+    ]
     new = choose(rng, near if rng.random() < 0.4 else NUMBERS) if field.kind != "type" else int(rng.integers(45))
     return patch(raw, field.at, new, field.size)
 
@@ -105,7 +125,11 @@ def damage_json(rng: Rng, text: bytes) -> bytes:
     table = json.loads(text)
     node = table
     while True:
-        key = choose(rng, [*node]) if rng.random() < 0.85 else choose(rng, ["new", "r", "use_dora", "\ud800\n", "rank_pattern"])
+        key = (
+            choose(rng, [*node])
+            if rng.random() < 0.85
+            else choose(rng, ["new", "r", "use_dora", "\ud800\n", "rank_pattern"])
+        )
         if isinstance(node.get(key), dict) and node[key] and rng.random() < 0.8:
             node = node[key]
             continue

@@ -256,7 +256,7 @@ def test_gguf_adapter_equals_its_peft_source(
         assert np.abs(delta(tensor, entry) - wanted).max() <= bound
     if type == "f32" and not config:
         assert all(np.array_equal(made.entries[t].b, source.entries[t].b) for t in ranks)
-    with pytest.raises(ValueError, match=r"general\.architecture"):
+    with pytest.raises(ValueError, match=r"made for architecture .llama., the base is .qwen2."):
         read_adapter(out, "qwen2", tiny_base("qwen2"))
     with pytest.raises(ValueError, match=r"another base.*\(32, 24\)"):
         read_adapter(out, "llama", BaseInfo("llama", 4, 2, 8, {**BASE.shapes, "blk.0.attn_q.weight": (8, 8)}))

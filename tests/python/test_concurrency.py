@@ -71,6 +71,7 @@ def interrupted_after(seconds: float, work: Callable[[], object]) -> float:
         signal.raise_signal(signal.SIGINT)
 
     timer = threading.Timer(seconds, send)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with SIGINT ignored
     timer.start()
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -79,6 +80,7 @@ def interrupted_after(seconds: float, work: Callable[[], object]) -> float:
         return time.monotonic() - sent
     finally:
         timer.join()
+        signal.signal(signal.SIGINT, before)
 
 
 def test_interrupt_of_a_long_prompt(slow: Slow, model: Model) -> None:

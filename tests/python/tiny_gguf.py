@@ -191,14 +191,17 @@ def tiny_model(
     return write_gguf(meta, tensors, version=version)
 
 
-def tiny_adapter(
-    arch: str = "llama", kind: int = F32, *, seed: int = 0, base: int = F32, alpha: object = 4.0
-) -> File:
-    """A rank-2 adapter (32 for factors in Q8_0) on q and ffn_down of the tiny model whose weights are of type `base`."""
+def tiny_adapter(arch: str = "llama", kind: int = F32, *, seed: int = 0, base: int = F32, alpha: object = 4.0) -> File:
+    """A rank-2 adapter (32 for factors in Q8_0) on q and ffn_down of the tiny model of type `base`."""
     rng = np.random.default_rng(seed)
     d, ffn = (32, 32) if base == Q8_0 else (8, 12)
     r = 32 if kind == Q8_0 else 2
-    meta = {"general.architecture": arch, "general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": alpha}
+    meta = {
+        "general.architecture": arch,
+        "general.type": "adapter",
+        "adapter.type": "lora",
+        "adapter.lora.alpha": alpha,
+    }
     tensors = {}
     for stem, n, k in (("attn_q", d, d), ("ffn_down", d, ffn)):
         tensors[f"blk.0.{stem}.weight.lora_a"] = pack(rng.standard_normal((r, k)).astype(np.float32), kind)

@@ -37,7 +37,7 @@ def _note_row(tok: PreTrainedTokenizerFast, rng: random.Random) -> Row:
 
 
 def _row(tok: PreTrainedTokenizerFast, view: str, notes: float, context: int, rng: random.Random) -> Row:
-    """One row: mostly one document, sometimes several in a chat's layout."""
+    """One row: mostly one document, sometimes several, so that all positions are met."""
     ids: list[int] = []
     labels: list[int] = []
     for _ in range(1 if rng.random() > 0.06 else rng.randint(2, 5)):

@@ -11,12 +11,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 BOS, EOS = "<|home|>", "<|end|>"
-# Every turn is a document of its own: the request, a newline, the answer, the end.
+# A request is understood by itself: the last one is what counts, as generate() would get it.
 CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'user' %}{{ '<|home|>' + message['content'] | trim + '\n' }}"
-    "{% elif message['role'] == 'assistant' %}{{ message['content'] | trim + '<|end|>' }}{% endif %}"
-    "{% endfor %}"
+    "{% set asked = messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list %}"
+    "{{ '<|home|>' + asked[-1] | trim + '\n' }}"
 )
 
 
