@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import lora_edge
 import numpy as np
 from numpy.typing import NDArray
-
-import lora_edge
 
 N_CTX = 1024
 N_BATCH = 512
@@ -147,7 +146,8 @@ class Llama(Engine):
         self.api.llama_synchronize(self.context)
 
     def logits(self) -> NDArray[np.float32]:
-        return np.ctypeslib.as_array(self.api.llama_get_logits_ith(self.context, -1), (self.n_vocab,)).copy()
+        pointer = self.api.llama_get_logits_ith(self.context, -1)
+        return np.array(np.ctypeslib.as_array(pointer, (self.n_vocab,)), np.float32)
 
     def close(self) -> None:
         self.api.llama_free(self.context)

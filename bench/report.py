@@ -31,7 +31,9 @@ class Report:
         """Memory in MB (10⁶ bytes): less is better."""
         self._add(model, what, "MB", {k: [v / 1e6] for k, v in n_bytes.items()}, note)
 
-    def tax(self, model: str, what: str, slower: Mapping[str, Sequence[float]], base: Mapping[str, Sequence[float]]) -> None:
+    def tax(
+        self, model: str, what: str, slower: Mapping[str, Sequence[float]], base: Mapping[str, Sequence[float]]
+    ) -> None:
         """How much longer than the base alone, in %, of each engine."""
         cells = [f"{100 * (ratio(slower[e], base[e]).median - 1):+.1f}" if e in slower else "-" for e in HEADER[3:5]]
         self.rows.append((model, what, "%", *cells, "", "time over the base alone"))
@@ -50,7 +52,7 @@ class Report:
 
 def machine() -> str:
     """The processor, and how busy it was: figures of a busy machine are worth their ratios only."""
-    facts = {}
+    facts: dict[str, str] = {}
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")
@@ -60,4 +62,5 @@ def machine() -> str:
     flags = facts.get("flags", facts.get("Features", "")).split()
     wide = [f for f in ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "asimddp", "i8mm") if f in flags]
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
-    return f"{facts.get('model name', 'unknown CPU')}, {os.cpu_count()} CPUs, {' '.join(wide) or 'no wide flags'}; load {load}"
+    model = facts.get("model name", "unknown CPU")
+    return f"{model}, {os.cpu_count()} CPUs, {' '.join(wide) or 'no wide flags'}; load {load}"

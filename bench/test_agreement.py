@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from conftest import Files
-from engines import Engine
 import numpy as np
 import pytest
+from conftest import Files
+from engines import Engine
 
 IDS = [int(i) for i in np.random.default_rng(7).integers(1, 300, 48)]
 

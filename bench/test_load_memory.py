@@ -8,44 +8,53 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import RANK, Files
 from engines import Engine
 from paired import Arm, in_turns
 from report import Report
 
 
-def test_load(benchmark: Any, files: Files, kinds: dict[str, type[Engine]], threads: int, rounds: int, report: Report) -> None:
-    """The file is in the page cache. Vocabulary, context and the first token included: weights are mapped, so that a
-    part of loading happens there."""
-    for first_token in (False, True):
+@pytest.mark.parametrize("first_token", [False, True])
+def test_load(
+    first_token: bool,
+    benchmark: Any,
+    files: Files,
+    kinds: dict[str, type[Engine]],
+    threads: int,
+    rounds: int,
+    report: Report,
+) -> None:
+    """The file is in the page cache. Vocabulary and context are part of loading; weights are mapped, so that a share
+    of it happens with the first token."""
 
-        def arm(kind: type[Engine], first_token: bool = first_token) -> Arm:
-            opened: list[Engine] = []
+    def arm(kind: type[Engine]) -> Arm:
+        opened: list[Engine] = []
 
-            def prepare() -> None:
-                while opened:
-                    opened.pop().close()
+        def prepare() -> None:
+            while opened:
+                opened.pop().close()
 
-            def run() -> None:
-                opened.append(kind(files.base, threads=threads))
-                if first_token:
-                    opened[-1].feed([42])
+        def run() -> None:
+            opened.append(kind(files.base, threads=threads))
+            if first_token:
+                opened[-1].feed([42])
 
-            return Arm(prepare, run)
+        return Arm(prepare, run)
 
-        if first_token:
-            benchmark.group = f"{files.model} load"
-            seconds = in_turns(benchmark, {name: arm(kind) for name, kind in kinds.items()}, rounds)
-            report.time(files.model, "load + first token", seconds)
+    what = "load + first token" if first_token else "load"
+    benchmark.group = f"{files.model} {what}"
+    report.time(files.model, what, in_turns(benchmark, {name: arm(kind) for name, kind in kinds.items()}, rounds))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 def test_memory(files: Files, kinds: dict[str, type[Engine]], threads: int, report: Report) -> None:
-    """Of a process that loads the base and an adapter, reads 64 tokens and writes 24. Python and the engine's library are
-    counted before, and shown apart."""
+    """Of a process that loads the base and an adapter, reads 64 tokens and writes 24. Python and the engine's library
+    are counted before, and shown apart."""
     measured: dict[str, dict[str, float]] = {}
     probe = Path(__file__).with_name("probe.py")
     for name in kinds:
-        args = [sys.executable, probe, name, files.base, files.adapter, str(threads)]
+        args = [sys.executable, *map(str, (probe, name, files.base, files.adapter, threads))]
         measured[name] = json.loads(subprocess.run(args, check=True, capture_output=True, text=True).stdout)
     size = files.base.stat().st_size / 1e6
     for key, note in [

@@ -79,7 +79,10 @@ def make_base(shape: Shape, out: Path, kind: str, seed: int) -> None:
     def vector(name: str, n: int, centre: float, spread: float) -> Planned:
         return Planned(name, "f32", (n,), lambda: rng.normal(centre, spread, n).astype(np.float32))
 
-    tensors = [matrix("token_embd.weight", shape.n_vocab, shape.n_embd), vector("output_norm.weight", shape.n_embd, 1, 0.1)]
+    tensors = [
+        matrix("token_embd.weight", shape.n_vocab, shape.n_embd),
+        vector("output_norm.weight", shape.n_embd, 1, 0.1),
+    ]
     for i in range(shape.n_layer):
         tensors += [vector(f"blk.{i}.{stem}.weight", shape.n_embd, 1, 0.1) for stem in ("attn_norm", "ffn_norm")]
         for stem, (n, k) in shape.linears().items():
@@ -132,8 +135,8 @@ def _metadata(shape: Shape, name: str, kind: str) -> dict[str, tuple[Any, gguf.G
 
 
 def _vocabulary(n: int) -> tuple[list[str], list[str]]:
-    """A byte-level BPE vocabulary as large to load as a real one: an end token, the 256 bytes, then pairs and triples of
-    bytes that look like text, each with its merge."""
+    """A byte-level BPE vocabulary as large to load as a real one: an end token, the 256 bytes, then pairs and triples
+    of bytes that look like text, each with its merge."""
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]  # GPT-2's bytes that stand for themselves
     symbols = [chr(b) for b in visible] + [chr(256 + i) for i in range(256 - len(visible))]
     textual = ["Ġ", *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"]

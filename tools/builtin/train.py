@@ -28,8 +28,8 @@ LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 CONTEXT = 256
 VOCAB = 1600
 RANK, ALPHA = 8, 16
-BASE = {"steps": 4000, "rate": 3e-3, "decay": 0.05}
-ADAPTER = {"steps": 900, "rate": 2e-3, "decay": 0.0}
+BASE = {"steps": 2600, "rate": 3e-3, "decay": 0.05}
+ADAPTER = {"steps": 500, "rate": 2e-3, "decay": 0.0}
 BATCH_TOKENS = 1200
 HANDWRITTEN = Path(__file__).parent / "handwritten.json"  # not from the templates
 
@@ -59,7 +59,7 @@ def train_base(out: Path, seed: int, scale: float) -> None:
     """Vocabulary and base -> out/base."""
     tok = train_vocabulary(VOCAB, seed)
     model = new_base(tok, seed)
-    stream = batches(tok, "base", tokens=BATCH_TOKENS, notes=0.10, context=CONTEXT, seed=seed + 1)
+    stream = batches(tok, "base", tokens=BATCH_TOKENS, notes=0.05, context=CONTEXT, seed=seed + 1)
     fit(model, stream, steps=int(BASE["steps"] * scale), rate=BASE["rate"], decay=BASE["decay"], label="base")
     model.save_pretrained(out / "base")
     tok.save_pretrained(out / "base")

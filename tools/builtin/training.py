@@ -14,6 +14,10 @@ from domain.samples import draw_from, misspell, record
 from peft import PeftModel
 from transformers import PreTrainedTokenizerFast
 
+# The base learns all three answers: the English one for a request as it is, the others where a tag asks for them.
+# An adapter then makes one of these the answer to the request as it is.
+TAGS = {"json": "\nJSON:\n", "german": "\nGerman:\n"}
+TAGGED = 0.5  # share of the base's requests that carry a tag
 _IGNORED = -100  # the label of tokens that aren't learned
 _POOL = 2048  # rows drawn at once, then sorted by length into batches
 
@@ -25,7 +29,11 @@ def _sample_row(tok: PreTrainedTokenizerFast, view: str, rng: random.Random) -> 
     model answers as soon as the text stops instead of guessing on."""
     sample = draw_from(lambda s: s.split == "train", rng)
     text = misspell(sample.text, rng) if rng.random() < 0.06 else sample.text
-    asked = tok.encode(text + rng.choice(("", "\n")))
+    ending = rng.choice(("", "\n"))
+    if view == "base" and rng.random() < TAGGED:
+        view = rng.choice(list(TAGS))
+        ending = TAGS[view]
+    asked = tok.encode(text + ending)
     answer = [*tok.encode(sample.answers[view], add_special_tokens=False), tok.eos_token_id]
     return asked + answer, [_IGNORED] * len(asked) + answer
 

@@ -155,7 +155,6 @@ how long (until|before) the {name} timer (is done|rings|goes off)
 
 NAMED: dict[str, Named] = {
     "lock": Named(_LOCK, _door, _tuer, _nothing, _nothing, 2.2),
-    "door": Named(_DOOR, _door, _tuer, _nothing, _nothing, 1.3),
     "timer": Named(
         _TIMER,
         lambda n: f"the {n or ''} timer",
@@ -163,107 +162,5 @@ NAMED: dict[str, Named] = {
         lambda v: english_minutes(int(v or 0)),
         lambda v: german_minutes(int(v or 0)),
         2.0,
-    ),
-    "scene": Named(
-        {
-            "start": Action(
-                "{n} is on",
-                "start {n}",
-                "{n} ist an",
-                "starte {a}{when}",
-                asks("""@start {n}
-@activate {n}
-@(switch|change) to {n}
-@run {n}
-@turn on {n}
-{n} please
-put the house in {n}"""),
-            )
-        },
-        lambda n: f"the {n} scene",
-        lambda n: f"die Szene {SCENES[str(n)][0]}",
-        _nothing,
-        _nothing,
-        1.5,
-    ),
-    "reminder": Named(
-        {
-            "set": Action(
-                "I will remind you to {v}",
-                "remind you to {v}",
-                "ich erinnere dich daran, {v}",
-                "erinnere dich{when} daran, {v}",
-                asks("""@remind me to {v}
-@remind me {when} to {v}
-@set a reminder {when} to {v}
-@set a reminder to {v}
-@give me a reminder to {v}
-I (have|need) to {v}, so remind me
-don't let me forget to {v}"""),
-            )
-        },
-        _door,
-        lambda n: "",
-        lambda v: str(v).replace(" my ", " your "),
-        _words(TASKS),
-        1.3,
-    ),
-    "shopping list": Named(
-        {
-            "add": Action(
-                "I added {v} to the shopping list",
-                "",
-                "ich habe {v} auf die Einkaufsliste gesetzt",
-                "",
-                asks("""@add {v} to the (shopping|grocery) list
-@put {v} on the (shopping|grocery) list
-@put {v} on my list
-@write {v} on the (shopping|grocery) list
-we (are|ran) out of {v}
-we need (more|some|) {v}
-I need to buy {v}
-we have no {v} left"""),
-                timed=False,
-                weight=2.0,
-            ),
-            "remove": Action(
-                "I removed {v} from the shopping list",
-                "",
-                "ich habe {v} von der Einkaufsliste gestrichen",
-                "",
-                asks("""@take {v} off the (shopping|grocery|) list
-cross {v} off the (shopping|) list
-remove {v} from the (shopping|grocery) list
-we (don't|no longer) need {v} (any more|)"""),
-                timed=False,
-            ),
-        },
-        _door,
-        lambda n: "",
-        lambda v: str(v),
-        _words(GOODS),
-        1.3,
-    ),
-    "camera": Named(
-        {
-            "show": Action(
-                "here is the camera at {n}",
-                "show the camera at {n}",
-                "hier ist die Kamera {n}",
-                "zeige die Kamera {n}{when}",
-                asks("""@show (me|us|) the {name} camera
-@show me the camera (at|in) {n}
-who is at {n}
-what's (happening|going on) at {n}
-@(open|start) the {name} camera
-@let me see {n}"""),
-                timed=False,
-            )
-        },
-        _door,
-        lambda n: CAMERAS[str(n)],
-        _nothing,
-        _nothing,
-        0.7,
     ),
 }

@@ -129,12 +129,6 @@ def two_requests(rng: random.Random) -> Request:
         name = rng.choice(("on", "off"))
         keys = [k for k, d in DEVICES.items() if name in d.actions and d.weight > 0.4]
         first, second = rng.choice(keys), rng.choice(keys)
-    elif style < 0.6:
-        name = rng.choice(("open", "close"))
-        first, second = (
-            rng.choice(("blinds", "curtains", "window")),
-            rng.choice(("blinds", "curtains", "window")),
-        )
     else:
         while True:
             a, b = one_request(rng), one_request(rng)

@@ -39,7 +39,7 @@ def normal(text: str) -> str:
 
 def _combination(c: Command) -> bool:
     """Whether this device, action and room (or name) are never together in training."""
-    return bool(c.room and c.room != "all") and _hash(f"combination {c.device} {c.action} {c.room}") % 25 == 0
+    return bool(c.room and c.room != "all") and _hash(f"combination {c.device} {c.action} {c.room}") % 20 == 0
 
 
 def split_of(request: Request, kind: str) -> str:
@@ -60,7 +60,7 @@ def draw(rng: random.Random) -> Sample:
     chance = rng.random()
     if chance < 0.09:
         request, kind = talk(rng)
-    elif chance < 0.22:
+    elif chance < 0.15:
         request = two_requests(rng)
     else:
         request = one_request(rng)

@@ -31,22 +31,11 @@ ROOMS: dict[str, Room] = {
         _room("bedroom/bedroom/bedroom/master bedroom", "im Schlafzimmer"),
         _room("nursery/nursery/baby's room", "im Kinderzimmer"),
         _room("study", "im Arbeitszimmer"),
-        _room("office/office/home office", "im Büro"),
         _room("bathroom/bathroom/bath", "im Bad"),
         _room("hall/hall/hallway/corridor", "im Flur"),
         _room("dining room", "im Esszimmer"),
         _room("guest room/guest room/spare room/guest bedroom", "im Gästezimmer"),
-        _room("basement/basement/cellar", "im Keller"),
-        _room("attic/attic/loft", "auf dem Dachboden"),
         _room("garage", "in der Garage"),
-        _room("garden/garden/backyard", "im Garten"),
-        _room("balcony", "auf dem Balkon", "on"),
-        _room("terrace/terrace/patio", "auf der Terrasse", "on"),
-        _room("porch", "auf der Veranda", "on"),
-        _room("laundry room/laundry room/utility room", "in der Waschküche"),
-        _room("playroom", "im Spielzimmer"),
-        _room("library", "in der Bibliothek"),
-        _room("workshop", "in der Werkstatt"),
     )
 }
 INDOOR = tuple(n for n in ROOMS if n not in ("garden", "balcony", "terrace", "porch"))
