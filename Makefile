@@ -27,8 +27,8 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest
 
 # make lint: ruff, mypy --strict and clang-format.
-lint: $(BIN)/python
-	$(BIN)/$(PIP) 'ruff>=0.6' 'mypy>=1.10' 'clang-format>=19,<20' numpy
+lint: $(VENV)/installed
+	$(BIN)/$(PIP) 'ruff>=0.6' 'mypy>=1.10' 'clang-format>=19,<20'
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check python tests tools bench examples
 	$(BIN)/mypy
@@ -52,6 +52,7 @@ bench: $(VENV)/installed
 	$(BIN)/python -m pytest bench
 
 include tools/arm/arm.mk
+include tools/fuzz.mk
 
 clean:
 	rm -rf build dist $(VENV) $(PEER)

@@ -4,13 +4,15 @@ import lora_edge
 
 PROMPTS = [
     "could you turn on the kitchen light",
-    "it's freezing in the study",
+    "it's freezing in the study, heat it to 22 degrees",
     "lock the front door in ten minutes",
 ]
 
 with lora_edge.load() as model:
     size = model.memory()
-    print(f"base: {size['file'] / 1e6:.1f} MB on disk, mapped once; adapters beside it: {size['adapters'] / 1e6:.2f} MB\n")
+    print(
+        f"base: {size['file'] / 1e6:.1f} MB on disk, mapped once; adapters beside it: {size['adapters'] / 1e6:.2f} MB\n"
+    )
     ways = [None, *model.adapters]
     for prompt in PROMPTS:
         print(f"{'you':>8} | {prompt}")

@@ -38,12 +38,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--targets", nargs="+", default=list(LINEARS), metavar="MODULE",
                         help="modules to adapt; embed_tokens and lm_head are allowed")  # fmt: skip
     parser.add_argument("--rslora", action="store_true", help="scale alpha/sqrt(r) in place of alpha/r")
-    parser.add_argument(
-        "--rank-pattern", type=json.loads, default={}, metavar="JSON", help='e.g. {"q_proj": 4}'
-    )
-    parser.add_argument(
-        "--alpha-pattern", type=json.loads, default={}, metavar="JSON", help='e.g. {"v_proj": 32}'
-    )
+    parser.add_argument("--rank-pattern", type=json.loads, default={}, metavar="JSON", help='e.g. {"q_proj": 4}')
+    parser.add_argument("--alpha-pattern", type=json.loads, default={}, metavar="JSON", help='e.g. {"v_proj": 32}')
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=16, help="rows per step")
     parser.add_argument("--context", type=int, default=128, help="tokens per row")
@@ -97,9 +93,7 @@ def train(args: argparse.Namespace) -> float:
     ids = tokenizer(args.text.read_text(encoding="utf-8"), add_special_tokens=False).input_ids
     n_rows = len(ids) // args.context
     if n_rows < 20:
-        raise SystemExit(
-            f"{args.text}: {len(ids)} tokens are too few, at least {20 * args.context} are needed"
-        )
+        raise SystemExit(f"{args.text}: {len(ids)} tokens are too few, at least {20 * args.context} are needed")
     rows = torch.tensor(ids[: n_rows * args.context]).view(n_rows, args.context)
     n_held = max(1, n_rows // 10)
     fit, held = rows[:-n_held], rows[-n_held:][:64]

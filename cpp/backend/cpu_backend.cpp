@@ -12,10 +12,11 @@
 namespace lora_edge {
 namespace {
 
-// A chunk of a matrix-vector product: long enough (2-4 µs of memory time) to dwarf claiming it (0.1 µs), short enough
-// that a token has dozens, so that a thread which lost its core holds up little.
-constexpr size_t kVectorChunkBytes = 48 * 1024;
-constexpr int kMatrixChunkOutputs = 32;  // of a matrix-matrix product: W's part stays in the L1 cache for all rows
+// Weights in a chunk of a linear. A chunk begins with a miss that no prefetch hides (some 0.3 µs), so it is long beside
+// that; with many rows it shrinks, so that a thread that lost its core holds up little.
+constexpr size_t kChunkBytes = 256 * 1024;
+constexpr int kChunkRows = 32;     // rows for which a chunk has its full length
+constexpr int kChunkOutputs = 16;  // the kernels' panels: chunks are whole multiples
 constexpr int kRowChunk = 8;
 constexpr int kRankChunk = 8;
 // A thread that needs u = A·x polls this many times before it offers its core to those that make it.
@@ -46,7 +47,8 @@ class Buffer {
   size_t size_ = 0;
 };
 
-// One adapter's part in one linear for the rows of one group: u = scale · A·x lies in columns [u0, u0 + r) of the u rows.
+// One adapter's part in one linear for the rows of one group: u = scale · A·x lies in columns [u0, u0 + r) of the u
+// rows.
 struct LowRankPart {
   int linear;
   RowGroup group;
@@ -64,7 +66,8 @@ class CpuBackend final : public Backend {
   int threads() const override { return pool_.size(); }
   size_t n_bytes() const override { return scratch_.size() + xq_.size() + xd_.size() + u_.size() + y_.size(); }
 
-  void embed(const Weight& w, int id, const int* tokens, const std::vector<RowGroup>& groups, int m, float* x) override {
+  void embed(const Weight& w, int id, const int* tokens, const std::vector<RowGroup>& groups, int m,
+             float* x) override {
     const size_t stride = row_bytes(w.type, static_cast<size_t>(w.k));
     for (int i = 0; i < m; ++i)
       table_.dequantize[int(w.type)](w.data + static_cast<size_t>(tokens[i]) * stride, x + size_t(i) * w.k, w.k);
@@ -91,13 +94,14 @@ class CpuBackend final : public Backend {
 
   void linear(const std::vector<Linear>& linears, const float* x, int m, const std::vector<RowGroup>& groups) override {
     const int k = linears[0].weight->k;
-    const bool quantised = std::any_of(linears.begin(), linears.end(),
-                                       [](const Linear& l) { return l.weight->type == DType::q8_0; });
+    const bool quantised =
+        std::any_of(linears.begin(), linears.end(), [](const Linear& l) { return l.weight->type == DType::q8_0; });
     const int n_blocks = k / kBlock;
     int8_t* xq = quantised ? xq_.get<int8_t>(size_t(m) * k) : nullptr;
     float* xd = quantised ? xd_.get<float>(size_t(m) * n_blocks) : nullptr;
     if (quantised)
-      for_rows(m, [&](int i) { table_.quantize_q8(x + size_t(i) * k, xq + size_t(i) * k, xd + size_t(i) * n_blocks, k); });
+      for_rows(m,
+               [&](int i) { table_.quantize_q8(x + size_t(i) * k, xq + size_t(i) * k, xd + size_t(i) * n_blocks, k); });
 
     int ldu = 0;
     const std::vector<LowRankPart> parts = low_rank_parts(linears, groups, &ldu);
@@ -112,9 +116,7 @@ class CpuBackend final : public Backend {
     chunks_.clear();
     for (size_t i = 0; i < linears.size(); ++i) {
       const Weight& w = *linears[i].weight;
-      const size_t stride = row_bytes(w.type, size_t(k));
-      int step = kMatrixChunkOutputs;
-      if (m < 4) step = std::max(16, int(kVectorChunkBytes / std::max<size_t>(stride, 1)) / 16 * 16);
+      const int step = chunk_outputs(w, m);
       float* y = linears[i].accumulate ? own : linears[i].y;
       if (linears[i].accumulate) own += size_t(m) * w.n;
       for (int n0 = 0; n0 < w.n; n0 += step) chunks_.push_back({int(i), n0, std::min(n0 + step, w.n), y});
@@ -134,8 +136,8 @@ class CpuBackend final : public Backend {
       const Weight& w = *l.weight;
       const size_t n = size_t(w.n);
       const int width = chunk.n1 - chunk.n0;
-      table_.matmul[int(w.type)]({w.data, row_bytes(w.type, size_t(k)), k, m, x, size_t(k), xq, xd, chunk.y, n, chunk.n0,
-                                  chunk.n1, scratch(thread)});
+      table_.matmul[int(w.type)]({w.data, row_bytes(w.type, size_t(k)), k, m, x, size_t(k), xq, xd, chunk.y, n,
+                                  chunk.n0, chunk.n1, scratch(thread)});
       if (w.bias)
         for (int i = 0; i < m; ++i) table_.add(chunk.y + i * n + chunk.n0, w.bias + chunk.n0, width);
       for (int polls = 0; tasks_left.load(std::memory_order_acquire) != 0; ++polls)
@@ -152,7 +154,8 @@ class CpuBackend final : public Backend {
   }
 
   void rope_store(const Config& c, const KvLayout& kv, int layer, const std::vector<RowPlace>& rows, float* q, float* k,
-                  const float* v, const float* q_norm, const float* k_norm, const float* cos, const float* sin) override {
+                  const float* v, const float* q_norm, const float* k_norm, const float* cos,
+                  const float* sin) override {
     const int hd = c.head_dim;
     for_rows(int(rows.size()), [&](int i) {
       const float* row_cos = cos + size_t(i) * (c.n_rot / 2);
@@ -181,8 +184,9 @@ class CpuBackend final : public Backend {
     pool_.run(int(rows.size()) * c.n_head_kv, [&](int task, int) {
       const int i = task / c.n_head_kv, h = task % c.n_head_kv;
       const size_t at = size_t(i) * c.q_dim() + size_t(h) * group * c.head_dim;
-      table_.attention[int(kv.type)]({q + at, group, c.head_dim, rows[size_t(i)].kv->pages(), kv.offset(layer, h, false),
-                                      kv.offset(layer, h, true), rows[size_t(i)].position + 1, scale, out + at});
+      table_.attention[int(kv.type)]({q + at, group, c.head_dim, rows[size_t(i)].kv->pages(),
+                                      kv.offset(layer, h, false), kv.offset(layer, h, true),
+                                      rows[size_t(i)].position + 1, scale, out + at});
     });
   }
 
@@ -201,6 +205,14 @@ class CpuBackend final : public Backend {
     int begin, end, r0, r1;
   };
 
+  // Outputs per chunk: each thread gets as many chunks of a linear as any other.
+  int chunk_outputs(const Weight& w, int m) const {
+    const size_t threads = size_t(pool_.size()), n = size_t(w.n), bytes = n * row_bytes(w.type, size_t(w.k));
+    const size_t round = threads * kChunkBytes * kChunkRows / size_t(std::max(m, kChunkRows));
+    const size_t chunks = threads * ((bytes + round - 1) / round);
+    return int(((n + chunks - 1) / chunks + kChunkOutputs - 1) / kChunkOutputs) * kChunkOutputs;
+  }
+
   template <class Fn>
   void for_rows(int m, Fn&& fn) {
     if (m <= kRowChunk) {
@@ -212,7 +224,8 @@ class CpuBackend final : public Backend {
     });
   }
 
-  std::vector<LowRankPart> low_rank_parts(const std::vector<Linear>& linears, const std::vector<RowGroup>& groups, int* ldu) {
+  std::vector<LowRankPart> low_rank_parts(const std::vector<Linear>& linears, const std::vector<RowGroup>& groups,
+                                          int* ldu) {
     std::vector<LowRankPart> parts;
     for (const RowGroup& group : groups) {
       int u0 = 0;

@@ -50,11 +50,7 @@ def random_model(cls: str, rng: np.random.Generator, **changes: Any) -> Any:
     }  # fmt: skip
     if cls != "Qwen2":
         fields.setdefault("head_dim", head_dim)
-    model = (
-        getattr(transformers, f"{cls}ForCausalLM")(getattr(transformers, f"{cls}Config")(**fields))
-        .float()
-        .eval()
-    )
+    model = getattr(transformers, f"{cls}ForCausalLM")(getattr(transformers, f"{cls}Config")(**fields)).float().eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
             if "norm" in name:

@@ -172,9 +172,7 @@ def test_tensors_that_do_not_belong(tmp_path: Path, case: str) -> None:
 def test_another_base_is_named_with_both_shapes(tmp_path: Path) -> None:
     folder = write_peft(tmp_path, peft_tensors(BASE, fresh_rng(), SOME))
     shapes = {name: (n + 2, k) if "attn_k" in name else (n, k) for name, (n, k) in BASE.shapes.items()}
-    with pytest.raises(
-        ValueError, match=r"blk\.1\.attn_k\.weight is \(16, 24\) in the adapter and \(18, 24\)"
-    ):
+    with pytest.raises(ValueError, match=r"blk\.1\.attn_k\.weight is \(16, 24\) in the adapter and \(18, 24\)"):
         read_adapter(folder, "llama", BaseInfo("llama", 4, 2, 8, shapes))
 
 
@@ -232,9 +230,7 @@ def write_base_config(folder: Path) -> Path:
     [({}, 4), ({"use_rslora": True}, 4), ({"rank_pattern": {"down_proj": 3}, "use_rslora": True}, 3),
      ({"alpha_pattern": {"down_proj": 5}}, 4)],
 )  # fmt: skip
-def test_gguf_adapter_equals_its_peft_source(
-    tmp_path: Path, type: str, config: dict[str, Any], rank: int
-) -> None:
+def test_gguf_adapter_equals_its_peft_source(tmp_path: Path, type: str, config: dict[str, Any], rank: int) -> None:
     ranks = {name: rank if "ffn_down" in name else 4 for name in BASE.shapes}
     folder = write_peft(tmp_path / "peft", peft_tensors(BASE, fresh_rng(), ranks), **config)
     seen: list[tuple[int, int, str]] = []
@@ -311,9 +307,7 @@ def check_survives(path: Path, label: str) -> bool:
 
 def test_mutated_files(tmp_path: Path) -> None:
     rng = fresh_rng()
-    folder = write_peft(
-        tmp_path / "peft", peft_tensors(BASE, rng, ALL), rank_pattern={"x": 2}, use_rslora=True
-    )
+    folder = write_peft(tmp_path / "peft", peft_tensors(BASE, rng, ALL), rank_pattern={"x": 2}, use_rslora=True)
     gguf_file = convert_adapter(folder, write_base_config(tmp_path / "base"), tmp_path / "a.gguf")
     targets = [folder / "adapter_model.safetensors", folder / "adapter_config.json", gguf_file]
     read = 0
@@ -322,9 +316,7 @@ def test_mutated_files(tmp_path: Path) -> None:
             target = targets[i % 3]
             original = target.read_bytes()
             target.write_bytes(mutate(original, rng))
-            read += check_survives(
-                target if target is gguf_file else folder, f"mutation {i} of {target.name}"
-            )
+            read += check_survives(target if target is gguf_file else folder, f"mutation {i} of {target.name}")
             target.write_bytes(original)
     assert 0 < read < 300
 

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from lora_edge.cli.main import main, parser
 
 

@@ -140,9 +140,7 @@ def test_rope_layouts(tmp_path: Path, layout: str) -> None:
     assert "llama.rope.scaling.type" not in plain.meta and "rope_freqs.weight" not in plain.tensors
 
     linear = made_with({"rope_type": "linear", "factor": 2.5}, 10000.0)
-    assert (
-        linear.meta["llama.rope.scaling.type"] == "linear" and linear.meta["llama.rope.scaling.factor"] == 2.5
-    )
+    assert linear.meta["llama.rope.scaling.type"] == "linear" and linear.meta["llama.rope.scaling.factor"] == 2.5
 
     scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                "original_max_position_embeddings": 64}  # fmt: skip
@@ -178,9 +176,7 @@ def test_rope_layouts(tmp_path: Path, layout: str) -> None:
                               "layer_types": ["full_attention", "sliding_attention"]}, 40),
     ],
 )  # fmt: skip
-def test_a_sliding_window_bounds_the_context(
-    tmp_path: Path, cls: str, fields: dict[str, Any], n_ctx: int
-) -> None:
+def test_a_sliding_window_bounds_the_context(tmp_path: Path, cls: str, fields: dict[str, Any], n_ctx: int) -> None:
     config = tiny_config(cls, **fields)
     made = made_from(tmp_path, config, tiny_weights(config, fresh_rng()))
     assert made.meta[f"{CLASSES[cls]}.context_length"] == n_ctx
@@ -260,9 +256,7 @@ def test_tensors_and_values_that_do_not_belong(tmp_path: Path) -> None:
     refused({"model.layers.0.self_attn.sinks": np.ones(4, np.float32)}, "sinks")
     refused({f"{up}.bias": np.ones(40, np.float32)}, r"up_proj\.bias")
     refused({f"{up}.weight": np.ones((40, 64), np.int32)}, "type I32")
-    refused(
-        {f"{up}.weight": np.full((40, 64), np.nan, np.float32)}, r"up_proj\.weight.*not finite", type="f32"
-    )
+    refused({f"{up}.weight": np.full((40, 64), np.nan, np.float32)}, r"up_proj\.weight.*not finite", type="f32")
     refused({f"{up}.weight": np.full((40, 64), 7e4, np.float32)}, r"up_proj\.weight.*65504")
     refused({f"{up}.weight": np.full((40, 64), 1e8, np.float32)}, r"up_proj\.weight.*Q8_0", type="q8_0")
     refused({}, "q4_k", type="q4_k")

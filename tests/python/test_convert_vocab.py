@@ -85,8 +85,7 @@ def random_texts(n: int) -> list[str]:
     texts = []
     for _ in range(n):
         chosen = [
-            ranges[i]
-            for i in rng.choice(len(ranges), rng.integers(1, 40), p=[0.55, 0.1, 0.1, 0.05, 0.1, 0.05, 0.05])
+            ranges[i] for i in rng.choice(len(ranges), rng.integers(1, 40), p=[0.55, 0.1, 0.1, 0.05, 0.1, 0.05, 0.05])
         ]
         texts.append("".join(chr(rng.integers(*r)) for r in chosen))
     return texts
@@ -168,9 +167,7 @@ def spm_json() -> dict[str, Any]:
 
 def test_scores_types_and_added_tokens(tmp_path: Path) -> None:
     source = spm_json()
-    source["added_tokens"].append(
-        {**source["added_tokens"][0], "id": 265, "content": "<turn>", "special": False}
-    )
+    source["added_tokens"].append({**source["added_tokens"][0], "id": 265, "content": "<turn>", "special": False})
     meta = convert(tmp_path, 266, tokenizer__json=source)
     assert (meta["tokenizer.ggml.model"], meta["tokenizer.ggml.pre"]) == ("llama", "default")
     assert list(meta["tokenizer.ggml.token_type"]) == [2, 3, 3] + [6] * 256 + [1] * 6 + [4]
@@ -238,10 +235,7 @@ def test_special_ids(tmp_path: Path) -> None:
         tokenizer_config__json=settings,
         generation_config__json=generation,
     )
-    ids = {
-        name: meta[f"tokenizer.ggml.{name}_token_id"]
-        for name in ("bos", "eos", "eot", "eom", "padding", "unknown")
-    }
+    ids = {name: meta[f"tokenizer.ggml.{name}_token_id"] for name in ("bos", "eos", "eot", "eom", "padding", "unknown")}
     assert ids == {"bos": 1, "eos": 263, "eot": 2, "eom": 262, "padding": 261, "unknown": 0}
 
 

@@ -75,9 +75,7 @@ def test_lies(tmp_path: Path, header: Any, n_data: int, message: str) -> None:
         SafetensorsFile(path)
 
 
-@pytest.mark.parametrize(
-    "raw", [b"", b"1234567", bytes(8), b"\xff" * 8, (1000).to_bytes(8, "little") + b"{}"]
-)
+@pytest.mark.parametrize("raw", [b"", b"1234567", bytes(8), b"\xff" * 8, (1000).to_bytes(8, "little") + b"{}"])
 def test_lengths_are_bounded(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(raw)

@@ -17,6 +17,11 @@ ARM_REQUIRES = /usr/bin/python3 -c 'import sys, tomllib; \
     "build": t["build-system"]["requires"], "test": p["dependencies"] + p["optional-dependencies"]["test"]}; \
     print(*lists[sys.argv[1]], sep="\n")'
 
+# make arm-kernels: the kernel check alone.
+.PHONY: arm-kernels
+arm-kernels: $(ARM)/wheel.stamp | arm-tools
+	for cpu in $(ARM_CPUS); do QEMU_CPU=$$cpu qemu-aarch64-static -L $(ARM_ROOT) $(ARM)/cmake/check_kernels || exit 1; done
+
 .PHONY: arm arm-tools $(ARM_CPUS:%=arm-%)
 arm: $(ARM_CPUS:%=arm-%)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .actions import Action, asks
-from .names import CAMERAS, GOODS, SCENES, TASKS, TIMERS
+from .names import TIMERS
 from .words import DOORS, english_minutes, german_minutes
 
 
