@@ -15,7 +15,7 @@ namespace {
 // Weights in a chunk of a linear. A chunk begins with a miss that no prefetch hides (some 0.3 µs), so it is long beside
 // that; with many rows it shrinks, so that a thread that lost its core holds up little.
 constexpr size_t kChunkBytes = 256 * 1024;
-constexpr int kChunkRows = 32;     // rows for which a chunk has its full length
+constexpr int kChunkRows = 16;     // rows for which a chunk has its full length
 constexpr int kChunkOutputs = 16;  // the kernels' panels: chunks are whole multiples
 constexpr int kRowChunk = 8;
 constexpr int kRankChunk = 8;

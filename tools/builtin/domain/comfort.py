@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .actions import Action, Device, asks, covers, off, on, query
-from .words import INDOOR, LIVED_IN, ROOMS
+from .words import LIVED_IN, ROOMS
 
 COMFORT: tuple[Device, ...] = (
     Device(
@@ -195,55 +195,6 @@ is it (warm|cold) {where}"""),
         english_all="all blinds",
     ),
     Device(
-        "curtains",
-        ("curtains", "curtains", "drapes"),
-        ("die Vorhänge", "die Vorhänge", "alle Vorhänge"),
-        {k: a for k, a in covers("throw open {n}", "(draw|pull) {n}").items() if k != "set"},
-        LIVED_IN,
-        plural=True,
-        weight=0.9,
-        english_all="all curtains",
-    ),
-    Device(
-        "window",
-        ("window", "window", "windows"),
-        ("das Fenster", "das Fenster", "alle Fenster"),
-        {
-            "open": Action(
-                "{n} {is} open",
-                "open {n}",
-                "{n} {ist}{for} offen",
-                "öffne {a}{when}",
-                asks("""@open {n}
-@open up {n}
-@let (some|) fresh air into the {place}
-@air (out|) the {place}
-it's (stuffy|stale|musty|so stuffy) {where}
-it (smells|stinks) {where}
-we need (some|) fresh air {where}
-{n} open"""),
-                lasting=True,
-            ),
-            "close": Action(
-                "{n} {is} closed",
-                "close {n}",
-                "{n} {ist} geschlossen",
-                "schließe {a}{when}",
-                asks("""@close {n}
-@shut {n}
-there's a draught {where}
-it's (raining|drafty|draughty) {where}
-{n} (shut|closed)"""),
-            ),
-            "get": query("""{is} {n} (open|closed|shut)
-@check (if|whether) {n} {is} (open|closed)
-did I (close|shut) {n}"""),
-        },
-        INDOOR,
-        weight=1.2,
-        english_all="all windows",
-    ),
-    Device(
         "fan",
         ("fan", "fan", "ceiling fan"),
         ("der Ventilator", "den Ventilator", "alle Ventilatoren"),
@@ -266,30 +217,5 @@ did I (close|shut) {n}"""),
         LIVED_IN,
         weight=0.9,
         english_all="all fans",
-    ),
-    Device(
-        "air conditioner",
-        ("air conditioner", "air conditioning", "AC", "ac", "aircon"),
-        ("die Klimaanlage", "die Klimaanlage", "alle Klimaanlagen"),
-        {
-            "on": on(),
-            "off": off(),
-            "set": Action(
-                "{n} {is} set to {v}",
-                "set {n} to {v}",
-                "{n} {ist} auf {v} gestellt",
-                "stelle {a}{when} auf {v}",
-                asks("""@set {n} to {v}
-@turn {n} (up|down|) to {v}
-@cool the {place} (down|) to {v}
-@put {n} on {v}
-{n} (to|at) {v}"""),
-                kind="degrees",
-                everywhere=False,
-            ),
-        },
-        LIVED_IN,
-        weight=0.7,
-        english_all="all air conditioners",
     ),
 )

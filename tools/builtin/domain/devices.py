@@ -9,8 +9,7 @@ from .appliances import APPLIANCES
 from .comfort import COMFORT
 from .words import ROOMS
 
-_ALL = {device.key: device for device in (*COMFORT, *APPLIANCES)}
-_KEPT = ("light", "heating", "blinds", "fan", "speaker")
 DEVICES: dict[str, Device] = {
-    key: replace(_ALL[key], rooms=[room for room in _ALL[key].rooms if room in ROOMS]) for key in _KEPT
+    device.key: replace(device, rooms=[room for room in device.rooms if room in ROOMS])
+    for device in (*COMFORT, *APPLIANCES)
 }

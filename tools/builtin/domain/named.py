@@ -1,4 +1,4 @@
-"""Things with a name rather than a room: doors, locks, timers, scenes, reminders, lists, cameras."""
+"""Things with a name rather than a room: locks and timers."""
 
 from __future__ import annotations
 
@@ -37,10 +37,6 @@ def _tuer(name: str | None) -> str:
     return f"{article} {noun}"
 
 
-def _words(table: dict[str, str]) -> Callable[[float | str | None], str]:
-    return lambda value: table[str(value)]
-
-
 _LOCK = {
     "lock": Action(
         "{n} {is} locked",
@@ -76,39 +72,6 @@ I (forgot|want) to lock {n}
 did I lock {n}
 did (I|we|someone) forget to lock {n}"""),
         timed=False,
-    ),
-}
-_DOOR = {
-    "open": Action(
-        "{n} {is} open",
-        "open {n}",
-        "{n} {ist} offen",
-        "öffne {a}{when}",
-        asks("""@open {n}
-@open up {n}
-@open {n} for (me|us|the guests)
-{n} open
-@let me in (at|through) {n}"""),
-    ),
-    "close": Action(
-        "{n} {is} closed",
-        "close {n}",
-        "{n} {ist} geschlossen",
-        "schließe {a}{when}",
-        asks("""@close {n}
-@shut {n}
-{n} (closed|shut)
-someone left {n} open
-{n} {is} still open"""),
-    ),
-    "get": Action(
-        "let me check {n}",
-        "check {n}",
-        "ich prüfe {a}",
-        "prüfe {a}{when}",
-        asks("{is} {n} (open|closed|shut)\ndid I (close|shut) {n}\n@check (if|whether) {n} {is} (open|closed)"),
-        timed=False,
-        weight=0.6,
     ),
 }
 _TIMER = {

@@ -10,7 +10,7 @@ from .commands import ALL, Command
 from .devices import DEVICES
 from .grammar import expand
 from .named import NAMED
-from .names import CAMERAS, GOODS, SCENE_HINTS, SCENES, TASKS, TIMERS
+from .names import TIMERS
 from .phrases import say_noun, say_place, say_value, verb_is, with_time, wrap
 from .words import DOOR_SAID, DOORS, ROOMS, pick_minutes, say_minutes
 
@@ -49,37 +49,25 @@ def _device_slots(c: Command, action: Action, rng: random.Random, template: str)
 
 
 def _named_slots(c: Command, rng: random.Random, template: str) -> tuple[Command, dict[str, str]]:
-    if c.device in ("lock", "door"):
-        name = (
-            ALL if c.device == "lock" and rng.random() < 0.12 and " at {n}" not in template else rng.choice(list(DOORS))
-        )
+    if c.device == "lock":
+        name = ALL if rng.random() < 0.12 and " at {n}" not in template else rng.choice(list(DOORS))
         said = (
             rng.choice(("all doors", "all the doors", "the whole house"))
             if name == ALL
             else (rng.choice(("the ", "the ", "the ", "")) + rng.choice(DOOR_SAID.get(name, (name,))))
         )
         return replace(c, name=name), {"n": said, "is": "are" if said.endswith("doors") else "is"}
-    if c.device == "timer":
-        minutes = pick_minutes(rng)
-        timer = None if rng.random() < 0.4 else rng.choice(list(TIMERS))
-        article = "an" if timer == "egg" else "a"
-        value = float(minutes) if c.action == "start" else None
-        return replace(c, name=timer, value=value), {
-            "v": (v := say_minutes(minutes, rng)),
-            "v_one": v.removesuffix("s"),
-            "name": timer or "",
-            "a_name": f"{article} {timer or ''}".strip(),
-            "for_the": f"for the {timer}" if timer else "",
-        }
-    if c.device == "scene":
-        scene = rng.choice(list(SCENES))
-        said = rng.choice(SCENES[scene][1])
-        return replace(c, name=scene), {"n": expand(f"((the|) {said} (scene|mode)|the {said} scene|{said} mode)", rng)}
-    if c.device == "camera":
-        camera = rng.choice(list(CAMERAS))
-        return replace(c, name=camera), {"n": f"the {camera}", "name": camera}
-    item = rng.choice(list(TASKS if c.device == "reminder" else GOODS))
-    return replace(c, value=item), {"v": item}
+    minutes = pick_minutes(rng)
+    timer = None if rng.random() < 0.4 else rng.choice(list(TIMERS))
+    article = "an" if timer == "egg" else "a"
+    value = float(minutes) if c.action == "start" else None
+    return replace(c, name=timer, value=value), {
+        "v": (v := say_minutes(minutes, rng)),
+        "v_one": v.removesuffix("s"),
+        "name": timer or "",
+        "a_name": f"{article} {timer or ''}".strip(),
+        "for_the": f"for the {timer}" if timer else "",
+    }
 
 
 def one_request(rng: random.Random) -> Request:
@@ -89,10 +77,6 @@ def one_request(rng: random.Random) -> Request:
     name = _choose({k: a.weight for k, a in actions.items()}, rng)
     action = actions[name]
     command = Command(key, name)
-    if key == "scene" and rng.random() < 0.5:
-        command = replace(command, name=rng.choice(list(SCENES)))
-        template = rng.choice(SCENE_HINTS[str(command.name)])
-        return Request(expand(template, rng), (command,), f"{template}|{command}")
     template = rng.choice(action.asks)
     if key in DEVICES:
         rooms = DEVICES[key].rooms
