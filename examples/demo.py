@@ -4,7 +4,7 @@ import lora_edge
 
 PROMPTS = [
     "could you turn on the kitchen light",
-    "it's freezing in the study, heat it to 22 degrees",
+    "it's freezing in the study",
     "lock the front door in ten minutes",
 ]
 
