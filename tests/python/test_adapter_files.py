@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SHARED, needs_shared
+from conftest import PATIENCE, SHARED, needs_shared
 from hf_folders import Tensors, as_f32, interleave, peft_tensors, random_array, tiny_base, write_peft
 from lora_edge.adapter_file import BaseInfo, LoraEntry, read_adapter
 from lora_edge.base_copy import check_base_copies
@@ -301,7 +301,7 @@ def check_survives(path: Path, label: str) -> bool:
     finally:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert time.monotonic() - start < 2, label
+        assert time.monotonic() - start < 2 * PATIENCE, label
         assert peak <= 10 * size + (64 << 20), label
 
 
@@ -333,4 +333,4 @@ def test_a_trained_adapter_is_read_in_milliseconds() -> None:
         times.append(time.perf_counter() - start)
     assert adapter.entries.keys() == shapes.keys()
     assert {entry.scale for entry in adapter.entries.values()} == {2.0}
-    assert min(times) < 0.1  # 4 ms on a development machine
+    assert min(times) < 0.1 * PATIENCE  # 4 ms on a development machine

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from chat_cases import CHATML, CONVERSATION, LLAMA3, TEMPLATES
-from conftest import SHARED, needs_shared
+from conftest import PATIENCE, SHARED, needs_shared
 from lora_edge import template_sandbox
 from lora_edge.chat import render_chat
 from lora_edge.tokenizer import Tokenizer
@@ -156,7 +156,7 @@ def test_hostile_templates_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
         start = time.monotonic()
         with pytest.raises(ValueError, match=r"^\[chat\] the chat template"):
             pytest.fail(f"{template[:100]} gave {render_chat(template, CONVERSATION)[:100]}")
-        assert time.monotonic() - start < 15, template[:100]
+        assert time.monotonic() - start < 15 * PATIENCE, template[:100]
 
 
 def test_long_conversations_stay_within_the_budget() -> None:

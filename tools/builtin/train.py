@@ -28,8 +28,8 @@ LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 CONTEXT = 256
 VOCAB = 1600
 RANK, ALPHA = 8, 16
-BASE = {"steps": 2600, "rate": 3e-3, "decay": 0.05}
-ADAPTER = {"steps": 500, "rate": 2e-3, "decay": 0.0}
+BASE = {"steps": 8000, "rate": 3e-3, "decay": 0.05}
+ADAPTER = {"steps": 1000, "rate": 2e-3, "decay": 0.0}
 BATCH_TOKENS = 1200
 HANDWRITTEN = Path(__file__).parent / "handwritten.json"  # not from the templates
 

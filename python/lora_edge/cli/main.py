@@ -36,10 +36,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Seq[str] | None = None) -> int:
     """Runs a command line; the exit status: 0, 1 for an error of the input, 2 for wrong usage, 130 for Ctrl-C."""
-    args = parser().parse_args(argv)
     try:
-        args.run(args)
-        sys.stdout.flush()
+        try:
+            args = parser().parse_args(argv)
+            args.run(args)
+        finally:
+            sys.stdout.flush()  # here, where a reader that has left is no error; --help passes too
         return 0
     except BrokenPipeError:  # the reader of our output has left: so do we
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
