@@ -19,7 +19,7 @@ class Action:
     german: str
     german_do: str
     asks: tuple[str, ...]
-    kind: str = ""  # of the value: percent, degrees, oven, delta, color, music, speed; "" for none
+    kind: str = ""  # of the value: percent, degrees, delta, color, music, speed; "" for none
     weight: float = 1.0
     timed: bool = True  # may be asked for later
     lasting: bool = False  # may be asked for a while ("for 20 minutes")

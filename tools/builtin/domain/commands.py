@@ -110,19 +110,18 @@ def _english_clause(c: Command) -> str:
             NAMED[c.device].actions[c.action],
             c.name == ALL,
         )
-        value, place, cleaned = NAMED[c.device].english_value(c.value), "", ""
+        value, place = NAMED[c.device].english_value(c.value), ""
     else:
         device, action = DEVICES[c.device], DEVICES[c.device].actions[c.action]
         plural = device.plural or c.room == ALL
         noun = device.english_all if c.room == ALL else f"the {c.room or ''} {c.device}"
         place = "" if c.room is None else " everywhere" if c.room == ALL else f" {ROOMS[c.room].prep} the {c.room}"
-        value, cleaned = english_value(c), f"the {c.room}"
+        value = english_value(c)
     slots = {
         "n": noun,
         "is": "are" if plural else "is",
         "v": value,
         "inplace": place,
-        "cleaned": cleaned,
         "by": f" by {value}" if value else "",
     }
     when = f" in {english_minutes(c.in_minutes)}" if c.in_minutes else f" at {c.at}" if c.at else ""
@@ -137,7 +136,7 @@ def _german_clause(c: Command) -> str:
     length = f" für {german_minutes(c.for_minutes)}" if c.for_minutes else ""
     if c.device in NAMED:
         named = NAMED[c.device]
-        action, plural, place, genitive = named.actions[c.action], c.name == ALL, "", ""
+        action, plural, place = named.actions[c.action], c.name == ALL, ""
         nominative = accusative = named.german(c.name)
         value = named.german_value(c.value)
     else:
@@ -145,7 +144,6 @@ def _german_clause(c: Command) -> str:
         plural = device.plural or c.room == ALL
         nominative, accusative = (device.german[2],) * 2 if c.room == ALL else device.german[:2]
         place = "" if c.room is None else " überall" if c.room == ALL else f" {ROOMS[c.room].german}"
-        genitive = "aller Fernseher" if c.room == ALL else f"des Fernsehers{place}"
         if c.room != ALL:
             nominative, accusative = nominative + place, accusative + place
         value = german_value(c)
@@ -155,7 +153,6 @@ def _german_clause(c: Command) -> str:
         "ist": "sind" if plural else "ist",
         "v": value,
         "inplace": place,
-        "gen": genitive,
         "when": when + length if when else "",
         "for": length,
         "by": f" um {value}" if value else "",

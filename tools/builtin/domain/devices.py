@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from .actions import Device
 from .appliances import APPLIANCES
 from .comfort import COMFORT
-from .words import ROOMS
 
-DEVICES: dict[str, Device] = {
-    device.key: replace(device, rooms=[room for room in device.rooms if room in ROOMS])
-    for device in (*COMFORT, *APPLIANCES)
-}
+DEVICES: dict[str, Device] = {device.key: device for device in (*COMFORT, *APPLIANCES)}

@@ -98,9 +98,6 @@ def say_value(kind: str, rng: random.Random) -> tuple[float | str | None, str]:
         return _percent(rng)
     if kind == "degrees":
         return _degrees(rng, 15, 27)
-    if kind == "oven":
-        n = float(rng.choice(range(120, 260, 10)) if rng.random() < 0.8 else rng.choice(range(125, 255, 10)))
-        return n, say_number(n, rng, 0.7) + rng.choice((" degrees", " degrees", "", "°"))
     if kind == "delta":
         if rng.random() < 0.6:
             return None, rng.choice(("", "", "a bit", "a little"))
@@ -151,7 +148,7 @@ def verb_is(noun: str) -> str:
 
 def with_time(c: Command, action: Action, imperative: bool, rng: random.Random) -> tuple[Command, str]:
     """The command with a time of its own, and how that is said; mostly neither."""
-    if not imperative or rng.random() > (0.75 if c.device == "reminder" else 0.3):
+    if not imperative or rng.random() > 0.3:
         return c, ""
     if action.lasting and rng.random() < 0.35:
         n = pick_minutes(rng)

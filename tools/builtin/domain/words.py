@@ -38,8 +38,7 @@ ROOMS: dict[str, Room] = {
         _room("garage", "in der Garage"),
     )
 }
-INDOOR = tuple(n for n in ROOMS if n not in ("garden", "balcony", "terrace", "porch"))
-LIVED_IN = tuple(n for n in INDOOR if n not in ("garage", "basement", "attic", "laundry room", "workshop"))
+LIVED_IN = tuple(n for n in ROOMS if n != "garage")
 
 DOORS: dict[str, tuple[str, str]] = {  # name -> German noun, and the gender's accusative article
     "front door": ("Haustür", "die"),
