@@ -9,57 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-peft = pytest.importorskip("peft")
-
-from lora_edge.adapter_file import BaseInfo, LoraEntry, read_adapter  # noqa: E402
-from lora_edge.base_copy import check_base_copies  # noqa: E402
-from lora_edge.convert import convert_adapter, convert_model  # noqa: E402
-from lora_edge.gguf_file import open_gguf  # noqa: E402
-from lora_edge.hf_names import gguf_stem  # noqa: E402
-from lora_edge.quant import bf16_to_f32  # noqa: E402
+import torch
+from lora_edge.adapter_file import BaseInfo, LoraEntry, read_adapter
+from lora_edge.base_copy import check_base_copies
+from lora_edge.convert import convert_adapter, convert_model
+from lora_edge.gguf_file import open_gguf
+from lora_edge.hf_names import gguf_stem
+from lora_edge.quant import bf16_to_f32
+from peer_models import ADAPTERS, LLAMA3, fresh_rng, logits_of, random_adapter, random_model
 
 CLASSES = ["Llama", "Mistral", "Qwen2", "Qwen3"]
-LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 N_VOCAB = 96
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
-          "high_freq_factor": 4.0, "original_max_position_embeddings": 128}  # fmt: skip
-
-
-def fresh_rng() -> np.random.Generator:
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
-    print(f"seed {seed}")
-    torch.manual_seed(seed)
-    return np.random.default_rng(seed)
-
-
-def random_model(cls: str, rng: np.random.Generator, **changes: Any) -> Any:
-    """A model of random shape whose weights are large enough for every part to show in the logits."""
-    n_kv = int(rng.integers(1, 4))
-    n_head = n_kv * int(rng.integers(1, 4))
-    head_dim = 8 * int(rng.integers(1, 4))
-    d = head_dim * n_head if cls == "Qwen2" else 8 * n_head * int(rng.integers(1, 4))
-    fields = {
-        "vocab_size": N_VOCAB, "hidden_size": d, "intermediate_size": 8 * int(rng.integers(3, 12)),
-        "num_hidden_layers": 2, "num_attention_heads": n_head, "num_key_value_heads": n_kv,
-        "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "bos_token_id": 1, "eos_token_id": 2,
-        "rope_parameters": {"rope_type": "default", "rope_theta": float(rng.choice([1e4, 5e5]))},
-        "tie_word_embeddings": bool(rng.integers(2)), **changes,
-    }  # fmt: skip
-    if cls != "Qwen2":
-        fields.setdefault("head_dim", head_dim)
-    model = getattr(transformers, f"{cls}ForCausalLM")(getattr(transformers, f"{cls}Config")(**fields)).float().eval()
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "norm" in name:
-                p.uniform_(0.5, 1.5)
-            elif p.ndim == 1:
-                p.normal_(0, 0.5)
-            else:
-                p.normal_(0, 1.5 / p.shape[1] ** 0.5 if "embed" not in name else 1.0)
-    return model
 
 
 def in_gguf_order(rows: Any, n_head: int) -> Any:
@@ -100,39 +60,6 @@ def test_llama3_frequencies(tmp_path: Path) -> None:
     np.testing.assert_allclose(made, wanted, rtol=1e-5)
 
 
-ADAPTERS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "rslora": {"use_rslora": True, "r": 5},
-    "patterns": {
-        "rank_pattern": {"q_proj": 3, r"layers\.1\.mlp\..*": 2, "^model.layers.0.self_attn.v_proj": 6},
-        "alpha_pattern": {"down_proj": 5, "layers.0.self_attn.k_proj": 2.5, "_proj": 9},
-    },
-    "patterns and rslora": {
-        "use_rslora": True,
-        "rank_pattern": {"(q|k)_proj": 3},
-        "alpha_pattern": {"v_proj": 7},
-    },
-    "fan_in_fan_out": {"fan_in_fan_out": True},
-    "embeddings": {
-        "target_modules": ["embed_tokens", "lm_head", "q_proj"],
-        "rank_pattern": {"embed_tokens": 3},
-    },
-}
-
-
-def random_adapter(model: Any, folder: Path, **changes: Any) -> Any:
-    config = peft.LoraConfig(
-        **{"r": 4, "lora_alpha": 12, "target_modules": LINEARS, "task_type": "CAUSAL_LM", **changes}
-    )
-    adapted = peft.get_peft_model(model, config).eval()
-    with torch.no_grad():
-        for name, p in adapted.named_parameters():
-            if "lora_" in name:
-                p.normal_(0, 0.3)
-    adapted.save_pretrained(folder)
-    return adapted
-
-
 def values(x: np.ndarray) -> np.ndarray:
     return bf16_to_f32(x) if x.dtype == np.uint16 else x.astype(np.float32)
 
@@ -156,7 +83,7 @@ def test_adapters(tmp_path: Path, cls: str, kind: str, dtype: str) -> None:
     base = BaseInfo.from_gguf(base_file)
     adapter = read_adapter(tmp_path / "adapter", base.arch, base)
     check_base_copies(adapter, base_file.tensors.get)
-    assert (len(adapter.base_copies) > 0) == (kind == "embeddings")
+    assert (len(adapter.base_copies) > 0) == ("embed" in kind or kind == "head")
 
     layers = {name: m for name, m in adapted.base_model.model.named_modules() if hasattr(m, "lora_A")}
     assert len(adapter.entries) == len(layers)
@@ -203,11 +130,6 @@ def llama_cpp_logits(llama_cpp: Any, model: Path, ids: list[int], lora: Path | N
     return logits
 
 
-def source_logits(source: Any, ids: list[int]) -> np.ndarray:
-    with torch.no_grad():
-        return np.asarray(source(torch.tensor([ids])).logits[0].numpy())
-
-
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama3 frequencies": ("Llama", {"rope_parameters": LLAMA3, "head_dim": 64}),
     "linear scaling": (
@@ -222,37 +144,39 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_in_llama_cpp(tmp_path: Path, name: str) -> None:
-    llama_cpp = pytest.importorskip("llama_cpp")
+    import llama_cpp
+
     rng = fresh_rng()
     cls, changes = SETTINGS[name]
-    model = random_model(cls, rng, **changes)
+    model = random_model(cls, rng, vocab_size=N_VOCAB, **changes)
     model.save_pretrained(tmp_path)
     give_tokenizer(tmp_path)
     ids = [int(i) for i in rng.integers(3, N_VOCAB, 64)]
-    wanted = source_logits(model, ids)
+    wanted = logits_of(model, ids)
     made = llama_cpp_logits(llama_cpp, convert_model(tmp_path, tmp_path / "out.gguf", type="f32"), ids)
     assert wanted.std() > 0.3
     assert np.abs(made - wanted).max() < 1e-3
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-@pytest.mark.parametrize("kind", ["plain", "rslora", "patterns", "embeddings"])
+@pytest.mark.parametrize("kind", ["plain", "rslora", "per-module rank and alpha", "embedding and head"])
 def test_logits_in_llama_cpp(tmp_path: Path, cls: str, kind: str) -> None:
     """The files mean in llama.cpp what their sources mean in transformers and PEFT."""
-    llama_cpp = pytest.importorskip("llama_cpp")
+    import llama_cpp
+
     rng = fresh_rng()
     # llama.cpp applies an adapter of a tied embedding to the output too, as if it were one of the output
-    model = random_model(cls, rng, tie_word_embeddings=False)
+    model = random_model(cls, rng, vocab_size=N_VOCAB, tie_word_embeddings=False)
     model.save_pretrained(tmp_path / "base")
     give_tokenizer(tmp_path / "base")
     base = convert_model(tmp_path / "base", tmp_path / "base.gguf", type="f32")
     ids = [int(i) for i in rng.integers(3, N_VOCAB, 60)]
 
-    wanted = source_logits(model, ids)
+    wanted = logits_of(model, ids)
     assert wanted.std() > 0.3
     assert np.abs(llama_cpp_logits(llama_cpp, base, ids) - wanted).max() < 1e-3
     adapted = random_adapter(model, tmp_path / "adapter", **ADAPTERS[kind])
     lora = convert_adapter(tmp_path / "adapter", tmp_path / "base", tmp_path / "adapter.gguf")
-    with_adapter = source_logits(adapted, ids)
+    with_adapter = logits_of(adapted, ids)
     assert np.abs(with_adapter - wanted).max() > 0.3
     assert np.abs(llama_cpp_logits(llama_cpp, base, ids, lora) - with_adapter).max() < 1e-3
