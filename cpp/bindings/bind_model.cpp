@@ -70,6 +70,7 @@ py::dict config(const Model& model) {
   d["n_ff"] = c.n_ff;
   d["n_vocab"] = c.n_vocab;
   d["n_ctx_train"] = c.n_ctx_train;
+  d["window"] = c.window;
   d["rms_eps"] = c.rms_eps;
   d["rope_base"] = c.rope_base;
   d["rope_scale"] = c.rope_linear;
@@ -96,6 +97,22 @@ DType factor_type(const std::string& name, const py::array& a) {
   fail_input("[adapter] '", name, "': factors must be float32, float16 or bfloat16");
 }
 
+// NaN and infinity have all bits of the exponent set.
+template <class T>
+bool all_finite(const py::array& a, T exponent) {
+  const auto* p = static_cast<const T*>(a.data());
+  T full = 0;
+  for (py::ssize_t i = 0; i < a.size(); ++i) full |= T((p[i] & exponent) == exponent);
+  return full == 0;
+}
+
+void check_finite(const std::string& name, const char* side, const py::array& a, DType type) {
+  const bool finite = type == DType::f32   ? all_finite<uint32_t>(a, 0x7f800000)
+                      : type == DType::f16 ? all_finite<uint16_t>(a, 0x7c00)
+                                           : all_finite<uint16_t>(a, 0x7f80);
+  if (!finite) fail_input("[adapter] '", name, "': ", side, " holds NaN or infinity: the adapter is damaged");
+}
+
 // One entry of an adapter, (a, b, scale): a [r, k], b [n, r]; for the embedding a [n_vocab, r], b [n_embd, r].
 void set_weight(Adapter& adapter, const Model& model, int id, const py::tuple& entry) {
   const std::string name = linear_name(model.config(), id);
@@ -113,8 +130,10 @@ void set_weight(Adapter& adapter, const Model& model, int id, const py::tuple& e
     fail_input("[adapter] '", name, "': lora_a [", a.shape(0), ", ", a.shape(1), "] and lora_b [", b.shape(0), ", ",
                b.shape(1), "] don't fit the base's weight [", w.n, ", ", w.k,
                "]: the adapter was made for another base");
-  adapter.set(id, int(n), size_t(a.size()), int(r), float(scale), factor_type(name, a), a.data(), factor_type(name, b),
-              b.data());
+  const DType a_type = factor_type(name, a), b_type = factor_type(name, b);
+  check_finite(name, "lora_a", a, a_type);
+  check_finite(name, "lora_b", b, b_type);
+  adapter.set(id, int(n), size_t(a.size()), int(r), float(scale), a_type, a.data(), b_type, b.data());
 }
 
 std::shared_ptr<Adapter> make_adapter(const Model& model, const std::string& name, const py::dict& entries) {

@@ -114,8 +114,8 @@ Config read_config(const GgufFile& file) {
   c.n_head_kv = meta.integer("attention.head_count_kv", 1, 1 << 12, c.n_head);
   c.n_ff = meta.integer("feed_forward_length", 1, 1 << 20);
   c.n_ctx_train = meta.integer("context_length", 1, kMaxContext);
-  const int window = meta.integer("attention.sliding_window", 0, kMaxContext, 0);
-  if (window > 0 && window < c.n_ctx_train) c.n_ctx_train = window;  // within the window, attention is full
+  c.window = meta.integer("attention.sliding_window", 0, kMaxContext, 0);
+  if (c.window > 0 && c.window < c.n_ctx_train) c.n_ctx_train = c.window;
   if (c.n_head % c.n_head_kv != 0)
     fail_input("[model] ", c.n_head, " heads can't share ", c.n_head_kv, " KV heads evenly");
   if (!meta.number("attention.key_length") && c.n_embd % c.n_head != 0)

@@ -14,7 +14,8 @@ struct Config {
   std::string arch;  // "llama", "qwen2", "qwen3"
   std::string name;
   int n_layer, n_embd, n_head, n_head_kv, head_dim, n_ff, n_vocab;
-  int n_ctx_train;  // positions that the model is exact for
+  int window;       // positions that a token sees in the narrowest layer, itself included; 0: all
+  int n_ctx_train;  // positions that the model is exact for: within the window, attention is full
   float rms_eps;
   bool rope_interleaved;
   int n_rot;  // rotated elements of a head

@@ -62,6 +62,9 @@ Model::Model(const FileSource& source, const ModelOptions& options)
   if (options.threads < 1 || options.threads > 1024)
     fail_input("[model] threads is ", options.threads, ", not from 1 to 1024");
   if (options.n_ctx > kMaxContext) fail_input("[model] n_ctx is ", options.n_ctx, ", more than ", kMaxContext);
+  if (config_.window > 0 && n_ctx_ > config_.window)
+    fail_input("[model] n_ctx is ", n_ctx_, ", but '", file_.path(), "' has attention in a sliding window of ",
+               config_.window, " positions: longer contexts are not supported");
   load_layers();
   check_kv_size();
   backend_ = make_cpu_backend(options.threads);
@@ -141,6 +144,10 @@ size_t Model::buffer_bytes() const {
   return n;
 }
 
+const char* Model::larger_context() const {
+  return n_ctx_ == config_.window ? "" : ", or load the model with a larger n_ctx (-c)";
+}
+
 void Model::check(const std::vector<Feed>& feeds) const {
   std::set<const Sequence*> seen;
   for (const Feed& feed : feeds) {
@@ -150,7 +157,7 @@ void Model::check(const std::vector<Feed>& feeds) const {
     const size_t total = static_cast<size_t>(feed.sequence->length()) + feed.tokens.size();
     if (total > static_cast<size_t>(n_ctx_))
       fail_input("[model] ", feed.sequence->length(), " positions + ", feed.tokens.size(), " new tokens = ", total,
-                 " exceed the context of ", n_ctx_, ": shorten the prompt, or load with a larger n_ctx");
+                 " exceed the context of ", n_ctx_, ": shorten the prompt", larger_context());
     for (int token : feed.tokens)
       if (token < 0 || token >= config_.n_vocab)
         fail_input("[model] token id ", token, " is outside the vocabulary of ", config_.n_vocab);

@@ -92,6 +92,7 @@ class Model : public std::enable_shared_from_this<Model> {
   Weight matrix(const std::string& name, int n, int k);
   void load_layers();
   void check_kv_size() const;
+  const char* larger_context() const;  // the advice, where it can be followed
   void check(const std::vector<Feed>& feeds) const;
   void run_rows(const std::vector<Feed>& feeds, const std::vector<Row>& rows, float* all_logits,
                 const std::function<bool()>& poll);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <set>
 
 #include "base/error.h"
@@ -10,6 +11,24 @@
 namespace lora_edge {
 namespace {
 constexpr size_t kPenaltyWindow = 64;  // llama.cpp's repeat_last_n
+
+// The first of the likeliest.
+int likeliest(const std::vector<float>& logits) {
+  return static_cast<int>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+void check_finite(const std::vector<float>& logits) {
+  uint32_t not_finite = 0;
+  for (const float logit : logits) {
+    uint32_t bits;
+    std::memcpy(&bits, &logit, 4);
+    not_finite |= (bits & 0x7f800000u) == 0x7f800000u;
+  }
+  if (not_finite)
+    fail_input(
+        "[sampler] the logits hold NaN or infinity: the model or an adapter is damaged, or a scale is too large");
+}
+
 }
 
 Sampler::Sampler(const SamplerOptions& o) : options_(o), state_(o.seed) {
@@ -45,26 +64,21 @@ void Sampler::penalise() {
   }
 }
 
-int Sampler::greedy() const {
-  return static_cast<int>(std::max_element(logits_.begin(), logits_.end()) - logits_.begin());
-}
 
 int Sampler::sample(const std::vector<float>& logits) {
   if (logits.empty()) fail_input("[sampler] there are no logits: feed the sequence first");
-  if (options_.repeat_penalty == 1.0 && options_.temperature == 0.0)
-    return static_cast<int>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  check_finite(logits);
+  if (options_.repeat_penalty == 1.0 && options_.temperature == 0.0) return likeliest(logits);
   logits_ = logits;
   if (options_.repeat_penalty != 1.0) penalise();
-  return options_.temperature == 0.0 ? greedy() : draw();
+  return options_.temperature == 0.0 ? likeliest(logits_) : draw();
 }
 
 int Sampler::draw() {
-  const float max = logits_[static_cast<size_t>(greedy())];
+  const float max = logits_[static_cast<size_t>(likeliest(logits_))];
   const size_t n = logits_.size();
   candidates_.clear();
-  for (size_t i = 0; i < n; ++i)
-    if (logits_[i] >= -INFINITY) candidates_.push_back({logits_[i], static_cast<int>(i)});  // no NaN: it has no order
-  if (candidates_.empty()) return greedy();  // only where no logit is a number
+  for (size_t i = 0; i < n; ++i) candidates_.push_back({logits_[i], static_cast<int>(i)});
 
   const auto before = [](const Candidate& a, const Candidate& b) {
     return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
@@ -92,7 +106,6 @@ int Sampler::draw() {
     candidates_.erase(
         std::remove_if(candidates_.begin(), candidates_.end(), [&](const Candidate& c) { return c.logit < floor; }),
         candidates_.end());
-    if (candidates_.empty()) return greedy();
   }
   const auto weight = [&](const Candidate& c) {
     return std::exp((static_cast<double>(c.logit) - max) / options_.temperature);

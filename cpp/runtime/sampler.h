@@ -31,7 +31,6 @@ class Sampler {
   };
   double uniform();  // [0, 1)
   void penalise();
-  int greedy() const;
   int draw();
 
   SamplerOptions options_;

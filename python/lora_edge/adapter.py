@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from . import _core
+from .checks import real
 
 AdapterSpec = str | Mapping[str, float] | None
 """None: the base alone; a loaded adapter's name; or names with weights, applied in order."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Adapter:
     """An adapter beside a base: y = W·x + Σ scale·weight·B(A·x) (Hu et al. 2021, arXiv:2106.09685).
 
@@ -23,8 +24,8 @@ class Adapter:
     path: str
     kind: str
     scale: float
-    ranks: Mapping[str, int]
-    core: _core.Adapter
+    ranks: Mapping[str, int] = field(repr=False)
+    core: _core.Adapter = field(repr=False)
 
     @property
     def n_bytes(self) -> int:
@@ -37,12 +38,13 @@ def resolve(spec: AdapterSpec, loaded: Mapping[str, Adapter]) -> list[tuple[_cor
     if spec is None:
         return []
     if not isinstance(spec, (str, Mapping)):
-        raise ValueError(f"adapter must be None, a name or {{name: weight}}, not {type(spec).__name__}")
+        hint = f": give its name, {spec.name!r}" if isinstance(spec, Adapter) else ""
+        raise ValueError(f"adapter must be None, a name or {{name: weight}}, not {type(spec).__name__}{hint}")
     weights = {spec: 1.0} if isinstance(spec, str) else spec
     out = []
     for name, weight in weights.items():
         if name not in loaded:
             known = ", ".join(sorted(loaded)) or "none"
             raise ValueError(f"no adapter {name!r} is loaded (loaded: {known}); call load_adapter first")
-        out.append((loaded[name].core, float(weight)))
+        out.append((loaded[name].core, real(f"the weight of adapter {name!r}", weight)))
     return out

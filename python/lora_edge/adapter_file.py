@@ -107,6 +107,8 @@ def read_adapter(path: str | os.PathLike[str], arch: str, base: BaseInfo) -> Ada
     OSError: it cannot be read.
     """
     path = Path(path)
+    if path.name in ("adapter_config.json", "adapter_model.safetensors") and path.is_file():
+        raise ValueError(f"[peft] {path} is one file of a PEFT adapter: give its folder, '{path.parent}'")
     return _read_peft(path, arch, base) if path.is_dir() else _read_gguf(path, arch, base)
 
 

@@ -123,6 +123,8 @@ def generate(
 
 
 def _load_cached(path: str | os.PathLike[str] | None) -> Model:
+    if isinstance(path, str) and path.startswith("hf://"):
+        return load(path)
     name = os.path.abspath(path) if path is not None and path != builtin.NAME else builtin.base()
     info = os.stat(name)
     key = (os.fspath(name), info.st_mtime_ns, info.st_size)
@@ -158,6 +160,7 @@ def _changed(path: Path) -> int:
 
 
 def runtime_info() -> dict[str, Any]:
-    """What runs here: isa (the kernel table in use), isas_runnable, isas_compiled, threads (the default), device,
-    compiler, version."""
-    return {**_core.build_info(), "threads": default_threads(), "device": "cpu"}
+    """What runs here: isa (the kernel table in use), threads (the default), device, and build, a dict of version,
+    compiler, isas_compiled and those of them that this CPU runs, isas_runnable."""
+    build = _core.build_info()
+    return {"isa": build.pop("isa"), "threads": default_threads(), "device": "cpu", "build": build}

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence as Seq
-from dataclasses import dataclass, field
-from typing import NamedTuple, TypedDict
+from collections.abc import Iterator, Mapping, Sequence as Seq
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, TypedDict
 
 from . import _core
+from .checks import real, whole
 from .sequence import Sequence
 from .tokenizer import TokenStream
 
 Stop = str | Seq[str] | None
+
+
+MAX_COUNT = (1 << 31) - 1  # what the core counts with
 
 
 class _Yielding(int):
@@ -42,8 +46,8 @@ class Timings:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of decoding alone; 0 where nothing was decoded."""
-        return self.generated_tokens / self.generated_seconds if self.generated_seconds > 0 else 0.0
+        """Of decoding: the first token comes from the prompt's logits and isn't counted. 0 where it is all there is."""
+        return max(0, self.generated_tokens - 1) / self.generated_seconds if self.generated_seconds > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -90,11 +94,19 @@ class Options:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.max_tokens, int) or self.max_tokens < -1:
-            raise ValueError(f"max_tokens is {self.max_tokens!r}, not a count (or -1: to the end of the context)")
+        if not isinstance(self.max_tokens, _Yielding):
+            self._set("max_tokens", whole("max_tokens", self.max_tokens, -1, MAX_COUNT))
+        self._set("top_k", whole("top_k", self.top_k, 0, MAX_COUNT))
+        for name in ("temperature", "top_p", "min_p", "repeat_penalty"):
+            self._set(name, real(name, getattr(self, name)))
+        if self.seed is not None:
+            self._set("seed", whole("seed", self.seed, -(1 << 63), (1 << 64) - 1))
         listed = self.stop is None or isinstance(self.stop, (str, Seq))
         if not listed or any(not s or not isinstance(s, str) for s in self.stops):
             raise ValueError(f"stop is {self.stop!r}; it takes a non-empty string or a list of these")
+
+    def _set(self, name: str, value: float) -> None:
+        object.__setattr__(self, name, value)  # the class is frozen
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -103,8 +115,19 @@ class Options:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     def sampler(self) -> _core.Sampler:
-        seed = int.from_bytes(os.urandom(8), "little") if self.seed is None else int(self.seed) % 2**64
-        return _core.Sampler(float(self.temperature), self.top_k, self.top_p, self.min_p, self.repeat_penalty, seed)
+        seed = int.from_bytes(os.urandom(8), "little") if self.seed is None else self.seed % 2**64
+        return _core.Sampler(self.temperature, self.top_k, self.top_p, self.min_p, self.repeat_penalty, seed)
+
+
+_OPTION_NAMES = tuple(f.name for f in fields(Options))
+
+
+def make_options(options: Mapping[str, Any]) -> Options:
+    """TypeError: an option that doesn't exist, as for any function."""
+    for name in options:
+        if name not in _OPTION_NAMES:
+            raise TypeError(f"unknown option {name!r}; the options are {', '.join(_OPTION_NAMES)}")
+    return Options(**options)
 
 
 class StopFilter:
@@ -168,12 +191,11 @@ class Run:
         used, n_ctx = len(sequence) + len(prompt), model.n_ctx
         if used == 0:
             raise ValueError("the prompt is empty: there is nothing to continue")
-        if used > n_ctx:
-            raise ValueError(
-                f"the prompt has {used} tokens, more than the context of {n_ctx}: shorten it, "
-                "or load the model with a larger n_ctx"
-            )
+        advice = "" if n_ctx == model.config.window else ", or load the model with a larger n_ctx (-c)"
         limit = options.max_tokens
+        if used > n_ctx or (used == n_ctx and limit != 0):
+            room = f"more than the context of {n_ctx}" if used > n_ctx else f"all of the context of {n_ctx}"
+            raise ValueError(f"the prompt has {used} tokens, {room}: shorten it{advice}")
         if limit == -1:
             limit = n_ctx - used
         elif isinstance(limit, _Yielding):
@@ -181,8 +203,7 @@ class Run:
         if used + limit > n_ctx:
             raise ValueError(
                 f"{used} tokens of prompt + max_tokens {limit} = {used + limit} exceed the context of {n_ctx}: "
-                "lower max_tokens (-1: to the end of the context), shorten the prompt, "
-                "or load the model with a larger n_ctx"
+                f"lower max_tokens (-n; -1: to the end of the context), shorten the prompt{advice}"
             )
         tokenizer = model.tokenizer
         if options.stops and tokenizer is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence as Seq
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -17,7 +17,8 @@ from .adapter import Adapter, AdapterSpec
 from .adapter_file import BaseInfo, read_adapter
 from .base_copy import check_base_copies
 from .chat import render_chat
-from .generation import DEFAULT_MAX_TOKENS, Completion, OptionArgs, Options, Run, Stop, Token, steps
+from .checks import real, token_ids, whole
+from .generation import DEFAULT_MAX_TOKENS, Completion, OptionArgs, Run, Stop, Token, make_options, steps
 from .gguf_file import open_gguf
 from .sequence import Sequence
 from .threads import default_threads
@@ -27,12 +28,15 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 MAX_CONTEXT = 1 << 30  # tokens
+MAX_THREADS = 1024
 _LOGITS_ROWS = 64  # of a long text's logits at a time in `score`
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape and constants of a model, from its file. Lengths in elements, n_ctx_train in tokens."""
+    """Shape and constants of a model, from its file. Lengths in elements, n_ctx_train and window in tokens.
+
+    window: what attention sees in the narrowest layer, 0 for all; a context is no longer than that."""
 
     arch: str
     name: str
@@ -44,6 +48,7 @@ class ModelConfig:
     n_ff: int
     n_vocab: int
     n_ctx_train: int
+    window: int
     rms_eps: float
     rope_base: float
     rope_scale: float
@@ -61,11 +66,12 @@ class Model:
         threads: int | None = None,
         kv_type: str = "auto",
     ) -> None:
-        if n_ctx is not None and not 1 <= n_ctx <= MAX_CONTEXT:
-            raise ValueError(f"n_ctx is {n_ctx}; it must be from 1 to {MAX_CONTEXT}")
         self.path = os.fspath(path)
         self._core: _core.Model | None = _core.Model(
-            self.path, n_ctx or 0, default_threads() if threads is None else threads, kv_type
+            self.path,
+            0 if n_ctx is None else whole("n_ctx", n_ctx, 1, MAX_CONTEXT),
+            default_threads() if threads is None else whole("threads", threads, 1, MAX_THREADS),
+            str(kv_type),
         )
         self.n_ctx = self._core.n_ctx
         self.config = ModelConfig(**self._core.config)
@@ -81,19 +87,22 @@ class Model:
     # -- adapters -----------------------------------------------------------------------------------------------
 
     @property
-    def adapters(self) -> Mapping[str, Adapter]:
-        """The loaded adapters by name."""
-        return MappingProxyType(self._adapters)
+    def adapters(self) -> dict[str, Adapter]:
+        """The loaded adapters by name: a copy, in the order of loading."""
+        return dict(self._adapters)
 
     def load_adapter(self, path: str | os.PathLike[str], *, name: str | None = None, scale: float = 1.0) -> Adapter:
         """Loads a GGUF adapter, or a PEFT folder as it is, beside the base; running texts are not disturbed.
 
-        name: the file's stem by default. scale multiplies the file's own scales. ValueError: the adapter is
-        damaged, needs something unsupported (it is named), was made for another base (the first tensor that
-        doesn't fit is named), or the name is taken.
+        name: by default the folder's name, or the file's without its ending. scale multiplies the file's own
+        scales. ValueError: the adapter is damaged, needs something unsupported (it is named), was made for
+        another base (the first tensor that doesn't fit is named), or the name is taken.
         """
         source = Path(path)
-        name = source.stem if name is None else name
+        if name is None:
+            name = source.resolve().name if source.is_dir() else source.stem
+        elif not isinstance(name, str) or not name:
+            raise ValueError(f"name is {name!r}, not a text")
         if name in self._adapters:
             raise ValueError(f"an adapter named {name!r} is loaded already: unload it, or give another name")
         c = self.config
@@ -101,16 +110,17 @@ class Model:
         file = read_adapter(source, c.arch, base)
         if file.base_copies:
             check_base_copies(file, open_gguf(self.path).tensors.get)
-        entries = {key: (e.a, e.b, e.scale * scale) for key, e in file.entries.items()}
+        factor = real("scale", scale)
+        entries = {key: (e.a, e.b, e.scale * factor) for key, e in file.entries.items()}
         core = _core.Adapter(self.core, name, entries)
         ranks = MappingProxyType({key: e.b.shape[1] for key, e in file.entries.items()})
-        adapter = Adapter(name, os.fspath(path), file.kind, scale, ranks, core)
+        adapter = Adapter(name, os.fspath(path), file.kind, factor, ranks, core)
         self._adapters[name] = adapter
         return adapter
 
     def unload_adapter(self, name: str) -> None:
         """Forgets an adapter; its memory goes when the last sequence that uses it does. ValueError: not loaded."""
-        if name not in self._adapters:
+        if not isinstance(name, str) or name not in self._adapters:
             raise ValueError(f"no adapter {name!r} is loaded")
         del self._adapters[name]
 
@@ -118,19 +128,20 @@ class Model:
 
     def tokenize(self, text: str, *, add_bos: bool | None = None, special: bool = False) -> list[int]:
         """Token ids. add_bos: as the file says, by default. special: text such as <|im_end|> becomes that token."""
-        return self._need_tokenizer().encode(text, add_bos=add_bos, special=special)
+        return self.need_tokenizer().encode(text, add_bos=add_bos, special=special)
 
     def detokenize(self, ids: Seq[int]) -> str:
         """The text of ids; control tokens are not shown."""
-        return self._need_tokenizer().decode(ids)
+        return self.need_tokenizer().decode(ids)
 
-    def _need_tokenizer(self) -> Tokenizer:
+    def need_tokenizer(self) -> Tokenizer:
+        """The tokenizer. ValueError: the file holds none."""
         if self.tokenizer is None:
             raise ValueError(f"'{self.path}' holds no tokenizer: give token ids instead of text")
         return self.tokenizer
 
     def _ids(self, prompt: str | Seq[int]) -> list[int]:
-        return self.tokenize(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
+        return self.tokenize(prompt) if isinstance(prompt, str) else token_ids(prompt, self.config.n_vocab)
 
     # -- generation ---------------------------------------------------------------------------------------------
 
@@ -225,6 +236,8 @@ class Model:
         adapters: one entry per prompt. Options as in `generate`; a list gives one value per prompt (stop strings:
         a list of lists).
         """
+        if isinstance(prompts, (str, bytes)):
+            raise ValueError("prompts must be a list, with a text or a list of ids for each sequence")
         n = len(prompts)
         if adapters is not None and (isinstance(adapters, (str, Mapping)) or len(adapters) != n):
             raise ValueError(f"adapters must be a list with one entry for each of the {n} prompts")
@@ -269,7 +282,7 @@ class Model:
 
     def apply_chat_template(self, messages: Seq[Mapping[str, Any]]) -> list[int]:
         """Token ids of the conversation, up to where the assistant speaks."""
-        tokenizer = self._need_tokenizer()
+        tokenizer = self.need_tokenizer()
         if tokenizer.chat_template is None:
             raise ValueError(f"'{self.path}' has no chat template: use generate, with a prompt in its own format")
         bos = tokenizer.token_text(tokenizer.bos_id) if tokenizer.bos_id is not None else ""
@@ -282,11 +295,9 @@ class Model:
 
     def logits(self, ids: Seq[int], *, adapter: AdapterSpec = None, last: int | None = None) -> NDArray[np.float32]:
         """Logits after each of ids [n, n_vocab], or after the last `last` of them."""
-        tokens = [int(i) for i in ids]
-        if last is not None and not 1 <= last <= len(tokens):
-            raise ValueError(f"last is {last}, not from 1 to the {len(tokens)} ids")
+        tokens = token_ids(ids, self.config.n_vocab)
+        cut = 0 if last is None else len(tokens) - whole("last", last, 1, max(1, len(tokens)))
         sequence = self.sequence(adapter=adapter).core
-        cut = 0 if last is None else len(tokens) - last
         if cut:
             self.core.forward([(sequence, tokens[:cut])])
         out = self.core.forward([(sequence, tokens[cut:])], all_logits=True)
@@ -295,7 +306,7 @@ class Model:
 
     def score(self, ids: Seq[int], *, adapter: AdapterSpec = None) -> NDArray[np.float32]:
         """Log-probability of each next token, [len(ids) - 1]: entry i is log p(ids[i + 1] | ids[: i + 1])."""
-        tokens = [int(i) for i in ids]
+        tokens = token_ids(ids, self.config.n_vocab)
         if len(tokens) > self.n_ctx:
             raise ValueError(f"{len(tokens)} ids exceed the context of {self.n_ctx}")
         sequence = self.sequence(adapter=adapter).core
@@ -325,7 +336,7 @@ class Model:
         return self._core
 
     def close(self) -> None:
-        """Gives the model up; its memory goes when the last sequence on it does."""
+        """Gives the model up: its sequences end with it, and its memory goes with the last of them."""
         self._core = None
         self._adapters.clear()
 
@@ -342,18 +353,7 @@ class Model:
         return f"<lora_edge.Model '{self.path}' ({state})>"
 
 
-_OPTION_NAMES = tuple(f.name for f in fields(Options))
-
-
-def make_options(options: Mapping[str, Any]) -> Options:
-    """TypeError: an option that doesn't exist, as for any function."""
-    for name in options:
-        if name not in _OPTION_NAMES:
-            raise TypeError(f"unknown option {name!r}; the options are {', '.join(_OPTION_NAMES)}")
-    return Options(**options)
-
-
 def _per_prompt(key: str, value: Any) -> bool:
-    if not isinstance(value, (list, tuple)):
+    if not isinstance(value, (list, tuple, np.ndarray)):
         return False
     return key != "stop" or any(v is None or isinstance(v, (list, tuple)) for v in value)

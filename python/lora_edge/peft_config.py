@@ -14,13 +14,17 @@ import math
 import os
 import re
 import reprlib
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+_Value = TypeVar("_Value")
 
 MAX_CONFIG = 1 << 20  # bytes
 MAX_PATTERNS = 4096
-MAX_PATTERN = 256  # characters
-MAX_INTRICATE = 16  # patterns with a repeat or an alternative
+MAX_PATTERN = 1024  # characters
+MAX_STEPS = 1e6  # of one match, by _steps: some 20 ms
+MAX_SECONDS = 2.0  # of all matches of an adapter
 
 # Fields without effect on inference, or read below.
 KNOWN = {
@@ -76,6 +80,7 @@ class PeftConfig:
         self._refuse_inexact()
         self._rslora = self._flag("use_rslora")
         self._flag("fan_in_fan_out")
+        self._seconds = 0.0  # spent on matching
         self._r = self._rank_value("r", fields.get("r", 8))
         self._alpha = self._number("lora_alpha", fields.get("lora_alpha", 8))
         self._ranks = [(p, self._rank_value("rank_pattern", v)) for p, v in self._patterns("rank_pattern")]
@@ -83,21 +88,33 @@ class PeftConfig:
 
     def rank(self, module: str) -> int:
         """r of a module such as "model.layers.0.self_attn.q_proj"."""
-        return next((r for pattern, r in self._ranks if pattern.match(module)), self._r)
+        r = self._first(self._ranks, module)
+        return self._r if r is None else r
 
     def scale(self, module: str) -> float:
         """The factor of B A x, exactly as PEFT computes it (float64)."""
-        alpha = next((a for pattern, a in self._alphas if pattern.match(module)), self._alpha)
-        r = self.rank(module)
+        alpha, r = self._first(self._alphas, module), self.rank(module)
+        alpha = self._alpha if alpha is None else alpha
         return alpha / math.sqrt(r) if self._rslora else alpha / r
+
+    def _first(self, table: list[tuple[re.Pattern[str], _Value]], module: str) -> _Value | None:
+        """The value of the first pattern that matches."""
+        begin = time.perf_counter()
+        found = next((value for pattern, value in table if pattern.match(module)), None)
+        self._seconds += time.perf_counter() - begin
+        if self._seconds > MAX_SECONDS:
+            self._fail(f"rank_pattern and alpha_pattern take more than {MAX_SECONDS:g} s to match")
+        return found
 
     def _fail(self, what: str) -> None:
         raise ValueError(f"[peft] {self.path}: {what}")
 
     def _refuse_inexact(self) -> None:
         fields = self.fields
-        if fields.get("peft_type") != "LORA":
-            self._fail(f"peft_type {_show(fields.get('peft_type'))} is not supported; only LORA is")
+        if "peft_type" not in fields:
+            self._fail("it has no peft_type: this is no adapter of PEFT's")
+        if fields["peft_type"] != "LORA":
+            self._fail(f"peft_type {_show(fields['peft_type'])} is not supported; only LORA is")
         for name, value in fields.items():
             if not value or name in KNOWN:
                 continue
@@ -139,12 +156,12 @@ class PeftConfig:
         if not isinstance(table, dict) or len(table) > MAX_PATTERNS:
             self._fail(f"{name} is not a map of at most {MAX_PATTERNS} patterns")
         found = []
-        intricate = 0
         for key, value in table.items():
-            choices = _choices(key)
-            intricate += choices > 0
-            if len(key) > MAX_PATTERN or choices > 3 or intricate > MAX_INTRICATE:
-                self._fail(f"{name}: the pattern {_show(key)} is too intricate")
+            if len(key) > MAX_PATTERN or _steps(key) > MAX_STEPS:
+                self._fail(
+                    f"{name}: the pattern {_show(key)} could take very long to match: it has a repeated group, "
+                    "too many repeats, or too many alternatives; write it as several simpler patterns"
+                )
             try:
                 found.append((re.compile(rf"(.*\.)?({key})$"), value))
             except (re.error, RecursionError, OverflowError) as error:
@@ -152,15 +169,19 @@ class PeftConfig:
         return found
 
 
-def _choices(pattern: str) -> float:
-    """How many times a match of this pattern branches: repeats, and groups of alternatives. The time of a match is
-    bounded by (length of the path) ** choices. Infinite where a group is repeated, or has special syntax."""
-    bare = re.sub(r"\\.", "", pattern)
-    if re.search(r"\)[*+{]|\(\?(?!:)", bare):
+_PATH = 40  # characters of a module's path, such as model.layers.10.self_attn.q_proj
+
+
+def _steps(pattern: str) -> float:
+    """A bound on the ways to match a path: each repeat may end anywhere after the one before, and each group of
+    alternatives may take any. Infinite where a group is repeated."""
+    bare = re.sub(r"\[\^?\]?[^\]]*\]", "x", re.sub(r"\\.", "x", pattern))
+    if re.search(r"\)[*+{]", bare):
         return math.inf
-    bars = bare.count("|")
-    repeats = len(re.findall(r"[*+?{][?+]?", bare.replace("(?:", "(")))
-    return repeats + (min(bars, bare.count("(") + 1) if bars <= 16 else math.inf)
+    bare = re.sub(r"\(\?[:=!<]*", "(", bare)
+    repeats = len(re.findall(r"[*+{][?+]?", bare))
+    ways = [1 + part.count("|") for part in re.split(r"[()]", bare)]
+    return math.comb(_PATH + repeats, repeats) * math.prod(ways) * 2.0 ** len(re.findall(r"(?<![*+}])\?", bare))
 
 
 _SHORT = reprlib.Repr()  # bounded in depth too

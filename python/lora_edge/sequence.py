@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from .adapter import AdapterSpec, resolve
+from .checks import token_ids
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -48,7 +49,7 @@ class Sequence:
     def feed(self, ids: Seq[int]) -> None:
         """Appends tokens and computes them, in chunks. ValueError: an id outside the vocabulary, or more
         tokens than the context holds; the sequence is then as before."""
-        self._compute(list(ids))
+        self._compute(token_ids(ids, self.model.config.n_vocab))
 
     def extend(self, token: int) -> None:
         """Appends a token without computing it yet."""
@@ -89,12 +90,16 @@ class Sequence:
     ) -> str | Iterator[Token]:
         """Appends the prompt, if any, and continues it; options as `Model.generate` has them. What was generated
         is part of the sequence afterwards, but for an end token."""
-        ids = (
-            self.model.tokenize(prompt, add_bos=None if not self.ids else False) if isinstance(prompt, str) else prompt
-        )
+        ids = self._continued(prompt) if isinstance(prompt, str) else token_ids(prompt, self.model.config.n_vocab)
         if stream:
-            return self.model.stream(self, list(ids), options)
-        return self.model.run([self], [list(ids)], [options])[0].text
+            return self.model.stream(self, ids, options)
+        return self.model.run([self], [ids], [options])[0].text
+
+    def _continued(self, text: str) -> list[int]:
+        """The text's ids: at the beginning as the file says, later without BOS and without a leading space."""
+        if not self.ids:
+            return self.model.tokenize(text)
+        return self.model.need_tokenizer().encode(text, add_bos=False, after=self.ids[-1])
 
     def _compute(self, ids: list[int]) -> None:
         Sequence.feed_all([(self, ids)])

@@ -48,10 +48,13 @@ class Tokenizer:
     def _encode_plain(self) -> Callable[[str, bool], list[int]]:
         return build_encoder(self._vocab)
 
-    def encode(self, text: str, add_bos: bool | None = None, special: bool = False) -> list[int]:
+    def encode(
+        self, text: str, add_bos: bool | None = None, special: bool = False, *, after: int | None = None
+    ) -> list[int]:
         """The ids of `text`. `add_bos`: put BOS in front; None: BOS and EOS by the file's rules. `special`:
-        the text of a control token, such as <|im_end|>, is that token. Raises ValueError if the text holds a
-        lone surrogate, or for add_bos=True if the file has no BOS."""
+        the text of a control token, such as <|im_end|>, is that token. `after`: the token that the text goes on
+        from; SentencePiece's leading space is then left out, but for a control token. Raises ValueError if the
+        text holds a lone surrogate, or for add_bos=True if the file has no BOS."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -64,7 +67,7 @@ class Tokenizer:
                 raise ValueError("[tokenizer] add_bos was asked for, but the file has no tokenizer.ggml.bos_token_id")
             ids.append(self.bos_id)
         space_prefix = self._vocab.add_space_prefix
-        after_special = True
+        after_special = after is None or self._vocab.types[after] not in (NORMAL, BYTE)
         for part in self._parts(text, special):
             if isinstance(part, int):
                 ids.append(part)

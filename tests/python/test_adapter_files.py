@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from hf_folders import Tensors, as_f32, interleave, peft_tensors, random_array, 
 from lora_edge.adapter_file import BaseInfo, LoraEntry, read_adapter
 from lora_edge.base_copy import check_base_copies
 from lora_edge.convert import convert_adapter
+from lora_edge.peft_config import PeftConfig
 from lora_edge.quant import f32_to_bf16, quantize_q8_0
 
 BASE = tiny_base()
@@ -319,6 +321,40 @@ def test_mutated_files(tmp_path: Path) -> None:
             read += check_survives(target if target is gguf_file else folder, f"mutation {i} of {target.name}")
             target.write_bytes(original)
     assert 0 < read < 300
+
+
+def test_patterns_that_people_write(tmp_path: Path) -> None:
+    modules = [f"model.layers.{i}.self_attn.q_proj" for i in range(32)]
+    fields = {"peft_type": "LORA", "r": 8, "lora_alpha": 16}
+    tables: list[dict[str, int]] = [
+        {f"layers.{i}.*": i + 1 for i in range(32)},
+        {f"model.layers.{i}.self_attn.q_proj": i + 1 for i in range(32)},
+        {r"layers\.(" + "|".join(map(str, range(20))) + r")\.self_attn\.q_proj": 3},
+        {".*layers.*self_attn.*q_proj.*": 5},
+        {r"model\.layers\.[0-9]+\.(?!mlp)\w+\.[qv]_proj": 7},
+    ]
+    for table in tables:
+        path = tmp_path / "adapter_config.json"
+        path.write_text(json.dumps({**fields, "rank_pattern": table}))
+        config = PeftConfig(path)
+        for module in modules:
+            found = [r for pattern, r in table.items() if re.match(rf"(.*\.)?({pattern})$", module)]
+            assert config.rank(module) == (found[0] if found else 8)
+
+
+@pytest.mark.parametrize("pattern", ["(a*)*b", "(a|a)*b", "(a?){30}b", ".*.*.*.*.*.*.*x", "a?" * 30 + "b"])
+def test_patterns_that_never_end(tmp_path: Path, pattern: str) -> None:
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({"peft_type": "LORA", "alpha_pattern": {pattern: 2}}))
+    with pytest.raises(ValueError, match=r"alpha_pattern: the pattern .* could take very long to match"):
+        PeftConfig(path)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_file_of_the_folder_names_the_folder(tmp_path: Path, name: str) -> None:
+    folder = write_peft(tmp_path / "peft", peft_tensors(BASE, fresh_rng(), ALL))
+    with pytest.raises(ValueError, match=f"is one file of a PEFT adapter: give its folder, '{folder}'"):
+        read_adapter(folder / name, "llama", BASE)
 
 
 @needs_shared

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from lora_edge import builtin
+from lora_edge.cli.common import load_model
 from lora_edge.cli.main import main, parser
 
 
@@ -104,6 +107,60 @@ def test_output_into_a_closed_pipe(argv: str, unbuffered: str) -> None:
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture
+def adapters(tmp_path: Path) -> tuple[str, str]:
+    """Two adapters whose files have the same name."""
+    for side in ("one", "two"):
+        (tmp_path / side).mkdir()
+    shutil.copy(builtin.adapters()["json"], tmp_path / "one" / "style.gguf")
+    shutil.copy(builtin.adapters()["german"], tmp_path / "two" / "style.gguf")
+    return str(tmp_path / "one" / "style.gguf"), str(tmp_path / "two" / "style.gguf")
+
+
+def test_adapters_of_one_name(
+    adapters: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A relative path that equals the name of an adapter loaded before is still a path."""
+    monkeypatch.chdir(Path(adapters[1]).parent)
+    prompt = ["generate", "-p", "turn on the kitchen light"]
+    for flags in (
+        ["--lora", adapters[0], "--lora", "style.gguf"],
+        ["--lora-scaled", f"{adapters[0]}:1", "--lora-scaled", "style.gguf:1"],
+        ["--lora", "style.gguf", "--lora", adapters[0]],
+    ):
+        model, weights = load_model(parser().parse_args([*prompt, *flags]))
+        paths = [os.path.realpath(model.adapters[name].path) for name in weights]
+        assert sorted(paths) == sorted(adapters) and list(weights.values()) == [1, 1]
+    for twice in (["--lora", "style.gguf", "--lora", adapters[1]], ["--lora", "json", "--lora-scaled", "json:0.5"]):
+        status, _, err = run(capsys, *prompt, *twice)
+        assert status == 1 and "is given twice" in err
+    for bad in ("style.gguf", "style.gguf:", "style.gguf:x", ":1", "style.gguf:nan"):
+        status, _, err = run(capsys, *prompt, "--lora-scaled", bad)
+        assert status == 1 and f"--lora-scaled '{bad}' is not FILE:SCALE" in err
+
+
+def test_chat_goes_on_after_a_mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["/adapter json=abc", "/adapter nobody", "/adapter json=nan", "/nonsense", "turn on the light " * 30]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*lines, "turn on the kitchen light", ""])))
+    status, out, err = run(capsys, "chat", "-c", "64")
+    assert status == 0
+    assert "weight of 'json' is 'abc'" in out and "no adapter 'nobody'" in out and "weight of 'json' is 'nan'" in out
+    assert "unknown command" in out and "more than the context of 64" in err
+    assert "kitchen light is on" in out
+
+
+def test_input_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.txt").write_bytes(b"ab\xff")
+    status, _, err = run(capsys, "generate", "-f", str(tmp_path / "bad.txt"))
+    assert status == 1 and f"'{tmp_path / 'bad.txt'}' is not UTF-8 text: byte 2 is 0xff" in err
+
+
+def test_standard_output_that_is_closed() -> None:
+    command = f'"{sys.executable}" -m lora_edge info >&-'
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
+    assert "Traceback" not in done.stderr
 
 
 def test_import_is_light() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from hf_folders import (
     write_safetensors,
 )
 from lora_edge.convert import cached_conversion, convert_model
+from lora_edge.model import Model
 from lora_edge.quant import f32_to_bf16, quantize_q8_0
 
 
@@ -37,6 +39,7 @@ class Made:
     """A converted file, read back with gguf-py."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         reader = gguf.GGUFReader(path)
         self.meta: dict[str, Any] = {key: field.contents() for key, field in reader.fields.items()}
         self.tensors = {t.name: np.array(t.data) for t in reader.tensors}
@@ -179,7 +182,14 @@ def test_rope_layouts(tmp_path: Path, layout: str) -> None:
 def test_a_sliding_window_bounds_the_context(tmp_path: Path, cls: str, fields: dict[str, Any], n_ctx: int) -> None:
     config = tiny_config(cls, **fields)
     made = made_from(tmp_path, config, tiny_weights(config, fresh_rng()))
-    assert made.meta[f"{CLASSES[cls]}.context_length"] == n_ctx
+    assert made.meta[f"{CLASSES[cls]}.context_length"] == 96
+    with Model(made.path) as model:
+        assert model.n_ctx == model.config.n_ctx_train == n_ctx
+    if n_ctx == 40:
+        with pytest.raises(ValueError, match=r"n_ctx is 41, but .* sliding window of 40 positions"):
+            Model(made.path, n_ctx=41)
+    else:
+        Model(made.path, n_ctx=500).close()
 
 
 @pytest.mark.parametrize("n_shards", [1, 3])
@@ -333,3 +343,18 @@ def test_a_folder_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_model(folder, {**config, "rope_theta": 777.0}, tiny_weights(config, fresh_rng()))
     second = cached_conversion(folder)
     assert second != first and Made(second).meta["llama.rope.freq_base"] == 777.0
+
+
+def test_the_output_is_a_regular_file(tmp_path: Path) -> None:
+    """What is no file is left alone; a link is followed, not replaced."""
+    config = tiny_config("LlamaForCausalLM")
+    folder = write_model(tmp_path / "model", config, tiny_weights(config, fresh_rng()))
+    os.mkfifo(tmp_path / "pipe")
+    for bad in (tmp_path / "pipe", tmp_path, Path("/dev/null")):
+        before = os.stat(bad)
+        with pytest.raises(ValueError, match=f"'{bad}' is not a regular file"):
+            convert_model(folder, bad)
+        assert os.path.samestat(before, os.stat(bad))
+    (tmp_path / "link.gguf").symlink_to("target.gguf")
+    convert_model(folder, tmp_path / "link.gguf")
+    assert (tmp_path / "link.gguf").is_symlink() and (tmp_path / "target.gguf").read_bytes()[:4] == b"GGUF"

@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 
 import lora_edge
+import numpy as np
 import pytest
 from conftest import SHARED, needs_shared
 from tiny_gguf import Q4_0, Q8_0, Tensor, patch, tiny_adapter, tiny_model, write_gguf
+from tiny_models import fresh_rng, random_factors, random_shape, random_tensors, write_adapter, write_model
 
 MODEL = tiny_model("llama")
 
@@ -77,11 +79,50 @@ def test_peft_adapter_of_another_base(model: lora_edge.Model) -> None:
     )
 
 
+@pytest.mark.parametrize("type", ["f32", "f16"])
+@pytest.mark.parametrize("side", ["lora_a", "lora_b"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_adapter_that_holds_no_numbers(tmp_path: Path, side: str, type: str, value: float) -> None:
+    rng = fresh_rng()
+    shape = random_shape(rng, "llama")
+    base = write_model(tmp_path / "base.gguf", shape, random_tensors(rng, shape), "f32")
+    factors = random_factors(rng, shape, r=3)
+    good = write_adapter(tmp_path / "good.gguf", "llama", factors, type=type)
+    name, entry = list(factors.items())[int(rng.integers(len(factors)))]
+    entry[side == "lora_b"].flat[0] = value
+    bad = write_adapter(tmp_path / "bad.gguf", "llama", factors, type=type)
+    with lora_edge.Model(base) as model:
+        model.load_adapter(good)
+        with pytest.raises(ValueError, match=rf"'{name}': {side} holds NaN or infinity"):
+            model.load_adapter(bad)
+        with pytest.raises(ValueError, match="scale is '1', not a number"):
+            model.load_adapter(good, name="x", scale="1")  # type: ignore[arg-type]
+        assert list(model.adapters) == ["good"]
+
+
+def test_names_of_adapters(tmp_path: Path, model: lora_edge.Model) -> None:
+    (tmp_path / "v1.5.gguf").write_bytes(tiny_adapter("llama").raw)
+    assert model.load_adapter(tmp_path / "v1.5.gguf").name == "v1.5"
+    for bad in (5, ""):
+        with pytest.raises(ValueError, match=f"name is {bad!r}"):
+            model.load_adapter(tmp_path / "v1.5.gguf", name=bad)  # type: ignore[arg-type]
+    adapter = model.adapters["v1.5"]
+    assert len(repr(adapter)) < 200 + len(str(tmp_path)) and {adapter: 1}[adapter] == 1
+    with pytest.raises(ValueError, match=r"give its name, 'v1\.5'"):
+        model.generate("a", adapter=adapter)  # type: ignore[arg-type]
+
+
+def test_names_of_the_hub() -> None:
+    for call in (lora_edge.load, lambda name: lora_edge.generate("a", model=name)):
+        with pytest.raises(ValueError, match="hf:// names are not supported yet"):
+            call("hf://owner/name")
+
+
 def test_prompt_longer_than_the_context(model: lora_edge.Model) -> None:
     with pytest.raises(ValueError) as error:
         model.generate([5] * 65)
     assert str(error.value) == (
-        "the prompt has 65 tokens, more than the context of 64: shorten it, or load the model with a larger n_ctx"
+        "the prompt has 65 tokens, more than the context of 64: shorten it, or load the model with a larger n_ctx (-c)"
     )
     with pytest.raises(ValueError, match=r"2 tokens of prompt .* 63 = 65 exceed the context of 64: lower max_tokens"):
         model.generate([5, 5], max_tokens=63)
@@ -101,7 +142,7 @@ def test_token_outside_the_vocabulary(model: lora_edge.Model) -> None:
 
 def test_context_beyond_reason(tmp_path: Path, model: lora_edge.Model) -> None:
     for n_ctx in (0, -5, 1 << 40):
-        with pytest.raises(ValueError, match=f"n_ctx is {n_ctx}; it must be from 1 to"):
+        with pytest.raises(ValueError, match=f"n_ctx is {n_ctx}, not a whole number from 1 to"):
             lora_edge.load(model.path, n_ctx=n_ctx)
 
 

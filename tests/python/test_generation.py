@@ -147,7 +147,7 @@ def test_streams_and_stops(model: Model, seed: int) -> None:
     stream = list(model.generate(PROMPT, stream=True, **options))
     assert [t.id for t in stream] == whole.ids and [t.logprob for t in stream] == whole.logprobs
     assert "".join(t.text for t in stream) == whole.text == model.generate(PROMPT, **options)
-    decoder = model._need_tokenizer().stream(continuation=True)
+    decoder = model.need_tokenizer().stream(continuation=True)
     assert whole.text == "".join(map(decoder.push, whole.ids)) + decoder.flush()
 
     rng = np.random.default_rng(seed)
@@ -189,7 +189,7 @@ def test_stop_filter_equals_a_search_of_the_whole() -> None:
 
 
 def test_end_tokens(model: Model) -> None:
-    tokenizer = model._need_tokenizer()
+    tokenizer = model.need_tokenizer()
     ends = tokenizer.stop_ids
     assert ends
     found = 0
@@ -224,6 +224,8 @@ def test_max_tokens(model: Model) -> None:
         {"max_tokens": -2}, {"max_tokens": 1.5}, {"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1},
         {"top_p": 0.0}, {"top_p": 1.5}, {"min_p": -0.1}, {"min_p": 2.0}, {"repeat_penalty": 0.0}, {"stop": ""},
         {"stop": ["x", ""]}, {"stop": 3}, {"temprature": 1.0}, {"adapter": "nobody"}, {"adapter": 3},
+        {"top_k": 1 << 40}, {"top_k": 1.5}, {"top_p": None}, {"repeat_penalty": "1"}, {"seed": 1.7},
+        {"max_tokens": True}, {"max_tokens": 1 << 40}, {"adapter": {"one": None}},
     ],
     ids=str,
 )  # fmt: skip
@@ -233,6 +235,60 @@ def test_nonsense_is_refused_by_name(model: Model, options: dict[str, Any]) -> N
         model.generate(PROMPT, **options)
     with pytest.raises((ValueError, TypeError), match=name):
         model.generate(PROMPT, stream=True, **options)  # at once, not at the first token
+
+
+def test_numbers_of_numpy(model: Model) -> None:
+    options: dict[str, Any] = {"temperature": 1.0, "ignore_eos": True}
+    wanted = model.generate(PROMPT, max_tokens=5, seed=3, top_k=4, **options)
+    given = {"max_tokens": np.int64(5), "seed": np.uint64(3), "top_k": np.int32(4), "temperature": np.float32(1)}
+    assert model.generate(PROMPT, **{**options, **given}) == wanted
+    ids = np.array(model.tokenize(PROMPT), np.uint16)
+    assert model.generate(ids, max_tokens=5, seed=3, top_k=4, **options) == wanted
+    per_prompt = model.generate_batch([PROMPT] * 2, max_tokens=np.array([5, 0]), seed=3, top_k=4, **options)
+    assert per_prompt == [wanted, ""]
+
+
+@pytest.mark.parametrize("ids", [[1.5], b"ab", [1 << 40], [-1], ["a"], 7])
+def test_what_is_no_list_of_ids(model: Model, ids: Any) -> None:
+    sequence = model.sequence()
+    for call in (model.generate, model.logits, model.score, sequence.feed, sequence.generate):
+        with pytest.raises(ValueError, match="token id"):
+            call(ids)
+    with pytest.raises(ValueError, match="token id"):
+        model.generate(ids, stream=True)
+    with pytest.raises(ValueError, match="prompts must be a list"):
+        model.generate_batch("abc")
+
+
+def test_a_full_context_is_said(model: Model) -> None:
+    """Where not one token fits, an empty text would look like an answer."""
+    full = [5] * model.n_ctx
+    for options in ({}, {"max_tokens": -1}, {"max_tokens": 1}):
+        with pytest.raises(ValueError, match=f"has {model.n_ctx} tokens, all of the context of {model.n_ctx}"):
+            model.generate(full, **options)
+    assert model.generate(full, max_tokens=0) == ""
+    assert len(model.complete(full[1:], ignore_eos=True).ids) == 1
+
+
+def test_timings_count_what_was_decoded(model: Model) -> None:
+    assert model.complete(PROMPT, max_tokens=1, ignore_eos=True).timings.tokens_per_second == 0
+    timings = model.complete(PROMPT, max_tokens=9, ignore_eos=True).timings
+    assert timings.tokens_per_second == pytest.approx(8 / timings.generated_seconds)
+
+
+def test_text_goes_on_without_a_space_of_its_own(model: Model) -> None:
+    sequence = model.sequence()
+    sequence.feed(model.tokenize("Once upon a"))
+    sequence.generate(" time", max_tokens=0)
+    assert model.detokenize(sequence.ids) == "Once upon a time"
+    sequence.generate("s", max_tokens=0)
+    assert model.detokenize(sequence.ids) == "Once upon a times"
+    bos = model.need_tokenizer().bos_id
+    if bos is not None:
+        sequence = model.sequence()
+        sequence.feed([bos])
+        sequence.generate("Once", max_tokens=0)
+        assert sequence.ids == model.tokenize("Once", add_bos=True)
 
 
 def test_batches_equal_single_runs(model: Model) -> None:
@@ -276,7 +332,7 @@ def test_sequences_go_on(model: Model) -> None:
     branch = sequence.fork()
     branch.adapter = None
     made = branch.generate(" and then", **options)
-    decoder = model._need_tokenizer().stream(continuation=True)
+    decoder = model.need_tokenizer().stream(continuation=True)
     assert made == "".join(map(decoder.push, branch.ids[-12:])) + decoder.flush()
     assert sequence.adapter == "one" and branch.adapter is None
     with pytest.raises(ValueError, match="empty"):
@@ -285,7 +341,7 @@ def test_sequences_go_on(model: Model) -> None:
 
 def test_chat(model: Model) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who are you?"}]
-    tokenizer = model._need_tokenizer()
+    tokenizer = model.need_tokenizer()
     bos = tokenizer.token_text(tokenizer.bos_id) if tokenizer.bos_id is not None else ""
     text = f"{bos}[system] Be brief.\n[user] Who are you?\n[assistant]"
     ids = tokenizer.encode(text, add_bos=False if bos else None, special=True)

@@ -205,7 +205,7 @@ def test_every_kernel_table(case: Case, model: Model, tmp_path: Path) -> None:
     ids = case.ids(90)
     np.save(tmp_path / "ids.npy", np.array(ids))
     here = np.stack([model.logits(ids, adapter=spec) for spec in SPECS])
-    names = list(lora_edge.runtime_info()["isas_runnable"])
+    names = list(lora_edge.runtime_info()["build"]["isas_runnable"])
     assert names[0] == "ref"
     for name in names:
         run = subprocess.run(

@@ -27,9 +27,9 @@ from vocabulary import train_vocabulary
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 CONTEXT = 256
 VOCAB = 1600
-RANK, ALPHA = 8, 16
-BASE = {"steps": 8000, "rate": 3e-3, "decay": 0.05}
-ADAPTER = {"steps": 1000, "rate": 2e-3, "decay": 0.0}
+RANK, ALPHA = 16, 32
+BASE = ({"steps": 8000, "rate": 3e-3, "decay": 0.05}, {"steps": 5000, "rate": 2e-3, "decay": 0.05})  # a restart
+ADAPTER = {"steps": 2000, "rate": 2e-3, "decay": 0.0}
 BATCH_TOKENS = 1200
 HANDWRITTEN = Path(__file__).parent / "handwritten.json"  # not from the templates
 
@@ -59,8 +59,9 @@ def train_base(out: Path, seed: int, scale: float) -> None:
     """Vocabulary and base -> out/base."""
     tok = train_vocabulary(VOCAB, seed)
     model = new_base(tok, seed)
-    stream = batches(tok, "base", tokens=BATCH_TOKENS, notes=0.05, context=CONTEXT, seed=seed + 1)
-    fit(model, stream, steps=int(BASE["steps"] * scale), rate=BASE["rate"], decay=BASE["decay"], label="base")
+    for i, part in enumerate(BASE):
+        stream = batches(tok, "base", tokens=BATCH_TOKENS, notes=0.05, context=CONTEXT, seed=seed + 1 + 10 * i)
+        fit(model, stream, steps=int(part["steps"] * scale), rate=part["rate"], decay=part["decay"], label="base")
     model.save_pretrained(out / "base")
     tok.save_pretrained(out / "base")
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from typing import Any
 
+from ..generation import make_options
+from ..model import Model
 from .common import adapter_spec, add_model_flags, add_sampling_flags, load_model, sampling_options
 
 _HELP = (
@@ -28,7 +31,10 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     model, weights = load_model(args)
+    if model.need_tokenizer().chat_template is None:
+        raise ValueError(f"'{model.path}' has no chat template: use generate, with a prompt in its own format")
     options = sampling_options(args)
+    make_options(options)
     opening = [{"role": "system", "content": args.system}] if args.system else []
     messages = list(opening)
     on_terminal = sys.stdin.isatty()
@@ -39,6 +45,9 @@ def run(args: argparse.Namespace) -> None:
             line = input("> " if on_terminal else "").strip()
         except EOFError:
             return
+        except UnicodeDecodeError as error:
+            print(f"that line is not UTF-8: {error}", file=sys.stderr)
+            continue
         if not line:
             continue
         if line == "/quit":
@@ -48,12 +57,10 @@ def run(args: argparse.Namespace) -> None:
         elif line == "/help":
             print(_HELP)
         elif line.split()[0] == "/adapter":
-            chosen = {name: float(w or 1) for name, _, w in (part.partition("=") for part in line.split()[1:])}
-            unknown = [name for name in chosen if name not in model.adapters]
-            if unknown:
-                print(f"no adapter '{unknown[0]}' is loaded; loaded: {', '.join(model.adapters) or 'none'}")
-            else:
-                weights = chosen
+            try:
+                weights = _chosen(model, line.split()[1:])
+            except ValueError as error:
+                print(error)
         elif line.startswith("/"):
             print(f"unknown command; {_HELP}")
         else:
@@ -65,5 +72,24 @@ def run(args: argparse.Namespace) -> None:
                     print(token.text, end="", flush=True)
             except KeyboardInterrupt:  # ends the answer, not the conversation
                 pass
+            except ValueError as error:
+                print(f"{error}; /reset begins again", file=sys.stderr)
+                messages.pop()
+                continue
             print()
             messages.append({"role": "assistant", "content": answer.strip()})
+
+
+def _chosen(model: Model, entries: list[str]) -> dict[str, float]:
+    """{name: weight} of NAME[=WEIGHT] entries. ValueError: a name is not loaded, or a weight is no number."""
+    weights = {}
+    for name, _, weight in (entry.partition("=") for entry in entries):
+        if name not in model.adapters:
+            raise ValueError(f"no adapter '{name}' is loaded; loaded: {', '.join(model.adapters) or 'none'}")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            weights[name] = math.nan
+        if not math.isfinite(weights[name]):
+            raise ValueError(f"the weight of '{name}' is {weight!r}, not a number")
+    return weights

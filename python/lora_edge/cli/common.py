@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 
 from ..adapter import AdapterSpec
@@ -93,17 +94,23 @@ def load_model(args: argparse.Namespace) -> tuple[Model, dict[str, float]]:
 
     model = load(args.model, n_ctx=args.ctx_size, threads=args.threads, kv_type=args.kv_type)
     wanted = [(path, 1.0) for path in args.lora] + [_scaled(entry) for entry in args.lora_scaled]
+    builtin = set(model.adapters)
+    names: dict[str, str] = {}  # of what is loaded, by path
     weights: dict[str, float] = {}
     for path, weight in wanted:
+        key = path if path in builtin else os.path.realpath(path)
+        if key in names:
+            raise ValueError(f"adapter '{path}' is given twice: give it once, with --lora-scaled FILE:SCALE")
         name = path
-        if path not in model.adapters:
+        if path not in builtin:
             if not os.path.exists(path):
-                known = f" (built-in adapters: {', '.join(model.adapters)})" if model.adapters else ""
+                known = f" (built-in adapters: {', '.join(sorted(builtin))})" if builtin else ""
                 raise FileNotFoundError(f"adapter '{path}': no such file or folder{known}")
-            name = os.path.basename(os.path.normpath(path))
+            name = os.path.basename(os.path.abspath(path))
             while name in model.adapters:
                 name += "'"
             model.load_adapter(path, name=name)
+        names[key] = name
         weights[name] = weight
     return model, weights
 
@@ -115,6 +122,9 @@ def adapter_spec(weights: dict[str, float]) -> AdapterSpec:
 def _scaled(entry: str) -> tuple[str, float]:
     path, _, scale = entry.rpartition(":")
     try:
-        return (path, float(scale)) if path else (entry, float("nan"))
+        weight = float(scale)
+        if path and math.isfinite(weight):
+            return path, weight
     except ValueError:
-        raise ValueError(f"--lora-scaled {entry!r} is not FILE:SCALE") from None
+        pass
+    raise ValueError(f"--lora-scaled {entry!r} is not FILE:SCALE, such as style.gguf:0.5")

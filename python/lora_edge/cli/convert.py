@@ -36,16 +36,21 @@ def run(args: argparse.Namespace) -> None:
         raise FileNotFoundError(
             f"'{folder}' is not a folder: convert takes a Hugging Face model or PEFT adapter folder"
         )
+    adapter = (folder / "adapter_config.json").exists()
     with tqdm(desc="converting", unit="B", unit_scale=True, disable=None) as bar:
 
         def show(done: int, total: int, _: str) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        if (folder / "adapter_config.json").exists():
+        if adapter:
             if args.base is None:
                 raise ValueError("an adapter is converted for its base: give its GGUF file or folder with --base")
             out = convert_adapter(folder, args.base, args.outfile, type=args.type or "f16", progress=show)
         else:
+            if args.base is not None:
+                raise ValueError(f"'{folder}' is a model, not an adapter: --base has no meaning for it")
             out = convert_model(folder, args.outfile, type=args.type or "q8_0", progress=show)
     print(f"wrote {out} ({out.stat().st_size:,} bytes)")
+    if not adapter and not (folder / "tokenizer.json").exists():
+        print("it has no tokenizer, since the folder has no tokenizer.json: it takes token ids, not text")

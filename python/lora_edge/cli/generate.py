@@ -58,8 +58,15 @@ def run(args: argparse.Namespace) -> None:
 
 def _prompt(args: argparse.Namespace) -> str:
     if args.file is not None:
-        return Path(args.file).read_text(encoding="utf-8")
-    return sys.stdin.read() if args.prompt == "-" else str(args.prompt)
+        return _text(Path(args.file).read_bytes(), f"'{args.file}'")
+    return _text(sys.stdin.buffer.read(), "standard input") if args.prompt == "-" else str(args.prompt)
+
+
+def _text(data: bytes, source: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source} is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}") from None
 
 
 def _print_compared(prompt: str, labels: list[str], completions: list[Completion], ids: bool) -> None:

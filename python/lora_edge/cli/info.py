@@ -14,6 +14,7 @@ from ..peft_config import MAX_CONFIG
 MAX_TEXT = 1000  # characters of one value
 
 Rows = list[tuple[str, str]]
+Tensors = dict[str, tuple[tuple[int, ...], str, int]]  # shape, type, bytes
 
 
 def add_parser(verbs: Any) -> None:
@@ -76,8 +77,8 @@ def _installation() -> Rows:
 
     r = runtime_info()
     return [
-        ("lora_edge", f"{r['version']}, built with gcc/clang {r['compiler']}"),
-        ("kernels", f"{r['isa']} (this CPU runs {', '.join(r['isas_runnable'])}; LORA_EDGE_ISA chooses)"),
+        ("lora_edge", f"{r['build']['version']}, built with gcc/clang {r['build']['compiler']}"),
+        ("kernels", f"{r['isa']} (this CPU runs {', '.join(r['build']['isas_runnable'])}; LORA_EDGE_ISA chooses)"),
         ("threads", str(r["threads"])),
         ("device", r["device"]),
         ("built-in model", f"{builtin.base()}, adapters {', '.join(builtin.adapters())}"),
@@ -112,7 +113,7 @@ def _model(file: GgufFile) -> Rows:
             ("layers", f"{layers}, width {n_embd}, feed-forward {get('feed_forward_length')}"),
             ("heads", f"{n_head} query, {n_kv} key/value, of {head_dim}"),
             ("context", f"{get('context_length')} tokens"),
-            ("KV cache", f"{_size(layers * n_kv * head_dim * 4)} per token in f16"),
+            _kv_cache(tensors, 2 * layers * n_kv * head_dim),
         ]
     rows.append(("embeddings", "separate output" if "output.weight" in tensors else "tied with the output"))
     tokens = meta.get("tokenizer.ggml.tokens")
@@ -121,6 +122,12 @@ def _model(file: GgufFile) -> Rows:
         rows.append(("tokenizer", f"{len(tokens):,} tokens ({kind})"))
     rows.append(("chat template", "yes" if "tokenizer.chat_template" in meta else "no"))
     return rows
+
+
+def _kv_cache(tensors: Tensors, elements: int) -> tuple[str, str]:
+    """What a position takes by default: f32 where the weights are."""
+    f32 = tensors.get("blk.0.attn_q.weight", ((), "", 0))[1] == "F32"
+    return "KV cache", f"{_size(elements * (4 if f32 else 2))} per token in {'f32' if f32 else 'f16'}"
 
 
 def _counts(*values: Any) -> bool:
@@ -189,7 +196,7 @@ def _module(name: str) -> str:
     return name.removesuffix(".weight").split(".")[-1]
 
 
-def _parameters(tensors: dict[str, tuple[tuple[int, ...], str, int]]) -> int:
+def _parameters(tensors: Tensors) -> int:
     total = 0
     for shape, _, _ in tensors.values():
         n = 1
@@ -199,7 +206,7 @@ def _parameters(tensors: dict[str, tuple[tuple[int, ...], str, int]]) -> int:
     return total
 
 
-def _types(tensors: dict[str, tuple[tuple[int, ...], str, int]]) -> str:
+def _types(tensors: Tensors) -> str:
     sizes: Counter[str] = Counter()
     for _, kind, n_bytes in tensors.values():
         sizes[kind] += n_bytes

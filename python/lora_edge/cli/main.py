@@ -41,7 +41,8 @@ def main(argv: Seq[str] | None = None) -> int:
             args = parser().parse_args(argv)
             args.run(args)
         finally:
-            sys.stdout.flush()  # here, where a reader that has left is no error; --help passes too
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a reader that has left is no error; --help passes too
         return 0
     except BrokenPipeError:  # the reader of our output has left: so do we
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

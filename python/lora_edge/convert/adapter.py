@@ -20,7 +20,7 @@ from ..gguf_file import open_gguf
 from ..hf_names import gguf_stem
 from .hparams import read_hparams
 from .weights import Array, WeightFolder, convert, to_f32
-from .writer import Planned, Progress, check_type, write_gguf
+from .writer import Planned, Progress, check_out, check_type, write_gguf
 
 F32, STRING = gguf.GGUFValueType.FLOAT32, gguf.GGUFValueType.STRING
 
@@ -42,6 +42,7 @@ def convert_adapter(
     """
     check_type(type, ("f32", "f16", "bf16"))
     base, out = Path(base), Path(out)
+    check_out(out)
     info, weight_of = _open_base(base)
     adapter = read_adapter(folder, info.arch, info)
     if adapter.kind != "peft":

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from .model import convert_model
 
-FORMAT = 1  # raised whenever the same folder would give another file
+FORMAT = 2  # raised whenever the same folder would give another file
 
 _SOURCES = ("*.json", "*.safetensors", "chat_template.jinja")
 

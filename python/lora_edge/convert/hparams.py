@@ -36,8 +36,7 @@ MAX_JSON = 64 << 20  # bytes
 
 @dataclass(frozen=True)
 class HParams:
-    """n_ctx is the longest context that is exact: where a sliding window is active, no longer than that
-    window."""
+    """`window`: positions that a token sees in the narrowest layer, itself included; None: all of them."""
 
     arch: str
     n_vocab: int
@@ -48,6 +47,7 @@ class HParams:
     n_head_kv: int
     head_dim: int
     n_ctx: int
+    window: int | None
     norm_eps: float
     rope_theta: float
     rope_linear: float | None  # factor of linear scaling
@@ -88,13 +88,16 @@ def read_hparams(folder: Path) -> HParams:
     """Read config.json of a model folder.  FileNotFoundError, or ValueError naming what is not supported."""
     path = folder / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is not a Hugging Face model folder: it has no config.json")
+        what = "it has no config.json" if folder.is_dir() else "there is no such folder"
+        raise FileNotFoundError(f"{folder} is not a Hugging Face model folder: {what}")
     return parse_hparams(read_json(path), str(path))
 
 
 def parse_hparams(config: dict[str, Any], where: str) -> HParams:
     names = config.get("architectures") or [MODEL_TYPES.get(str(config.get("model_type")), config.get("model_type"))]
-    if not isinstance(names, list) or len(names) != 1 or names[0] not in ARCHITECTURES:
+    if not isinstance(names, list):
+        raise ValueError(f"[convert] {where}: architectures is {str(names)[:60]!r}, not a list of class names")
+    if len(names) != 1 or names[0] not in ARCHITECTURES:
         raise ValueError(f"[convert] {where}: {names} is not supported; {', '.join(ARCHITECTURES)} are")
     arch, defaults = ARCHITECTURES[names[0]]
     get = _Fields({**defaults, **config}, where)
@@ -122,7 +125,7 @@ def parse_hparams(config: dict[str, Any], where: str) -> HParams:
     return HParams(
         arch=arch, n_vocab=get.count("vocab_size"), n_embd=n_embd, n_ff=get.count("intermediate_size"),
         n_layer=n_layer, n_head=n_head, n_head_kv=n_head_kv, head_dim=head_dim,
-        n_ctx=min(n_ctx, window or n_ctx),
+        n_ctx=n_ctx, window=window if window and window < n_ctx else None,
         norm_eps=get.number("rms_norm_eps", 1e-6), rope_theta=theta, rope_linear=linear, rope_factors=factors,
         qkv_bias=attention_bias or arch == "qwen2", output_bias=attention_bias, qk_norm=arch == "qwen3",
         tied=get.flag("tie_word_embeddings"), raw=config,

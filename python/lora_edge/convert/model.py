@@ -14,7 +14,7 @@ from ..hf_names import gguf_stem, is_permuted, permute_rows
 from .hparams import HParams, read_hparams
 from .vocab import read_vocab
 from .weights import Array, WeightFolder, convert, stored_type
-from .writer import TYPES, Planned, Progress, check_type, write_gguf
+from .writer import TYPES, Planned, Progress, check_out, check_type, write_gguf
 
 U32, F32, STRING = gguf.GGUFValueType.UINT32, gguf.GGUFValueType.FLOAT32, gguf.GGUFValueType.STRING
 
@@ -37,6 +37,7 @@ def convert_model(
     """
     check_type(type)
     folder, out = Path(folder), Path(out)
+    check_out(out)
     hparams = read_hparams(folder)
     weights = WeightFolder(folder)
     if hparams.tied and _tie_is_broken(weights):
@@ -78,6 +79,8 @@ def model_metadata(hparams: HParams) -> dict[str, tuple[Any, gguf.GGUFValueType]
         "rope.dimension_count": (hparams.head_dim, U32),
         "rope.freq_base": (hparams.rope_theta, F32),
     }
+    if hparams.window is not None:
+        values["attention.sliding_window"] = (hparams.window, U32)
     if hparams.rope_linear is not None:
         values["rope.scaling.type"] = ("linear", STRING)
         values["rope.scaling.factor"] = (hparams.rope_linear, F32)

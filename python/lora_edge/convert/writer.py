@@ -38,6 +38,14 @@ def check_type(kind: str, allowed: Iterable[str] = tuple(TYPES)) -> None:
         raise ValueError(f"[convert] type {kind!r} is not one of {', '.join(allowed)}")
 
 
+def check_out(out: Path) -> Path:
+    """Where `out` leads, links followed. ValueError: something that is no regular file is there."""
+    target = out.resolve()
+    if target.exists() and not target.is_file():
+        raise ValueError(f"[convert] '{out}' is not a regular file: give the name of a file to write")
+    return target
+
+
 def write_gguf(
     out: Path,
     arch: str,
@@ -49,6 +57,7 @@ def write_gguf(
 
     metadata: key -> (value, type); in a list of str, int (int32) or float (float32) the elements tell.
     """
+    out = check_out(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent)
     os.close(handle)
