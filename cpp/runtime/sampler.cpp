@@ -29,7 +29,7 @@ void check_finite(const std::vector<float>& logits) {
         "[sampler] the logits hold NaN or infinity: the model or an adapter is damaged, or a scale is too large");
 }
 
-}
+}  // namespace
 
 Sampler::Sampler(const SamplerOptions& o) : options_(o), state_(o.seed) {
   if (!(o.temperature >= 0) || std::isinf(o.temperature))
@@ -63,7 +63,6 @@ void Sampler::penalise() {
     logit = logit > 0 ? logit / penalty : logit * penalty;
   }
 }
-
 
 int Sampler::sample(const std::vector<float>& logits) {
   if (logits.empty()) fail_input("[sampler] there are no logits: feed the sequence first");
