@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from . import _core, builtin
 from .adapter import AdapterSpec
-from .generation import DEFAULT_MAX_TOKENS, OptionArgs, Stop, Token
+from .generation import Token
 from .model import Model
+from .options import DEFAULT_MAX_TOKENS, OptionArgs, Stop
 from .threads import default_threads
 
 if TYPE_CHECKING:

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence as Seq
-from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, TypedDict
+from collections.abc import Iterator, Sequence as Seq
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from . import _core
-from .checks import real, whole
+from .options import Options, Yielding
 from .sequence import Sequence
 from .tokenizer import TokenStream
-
-Stop = str | Seq[str] | None
-
-
-MAX_COUNT = (1 << 31) - 1  # what the core counts with
-
-
-class _Yielding(int):
-    """A number that nobody asked for: it gives way where the context ends before."""
-
-
-DEFAULT_MAX_TOKENS = _Yielding(128)
 
 
 class Token(NamedTuple):
@@ -63,71 +50,6 @@ class Completion:
     logprobs: list[float]
     finish_reason: str
     timings: Timings
-
-
-class OptionArgs(TypedDict, total=False):
-    """The parameters of `Model.generate` that say how to generate, for annotations."""
-
-    max_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repeat_penalty: float
-    seed: int | None
-    stop: Stop
-    ignore_eos: bool
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to generate, checked; `Model.generate` explains each."""
-
-    max_tokens: int = DEFAULT_MAX_TOKENS
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repeat_penalty: float = 1.0
-    seed: int | None = None
-    stop: Stop = None
-    ignore_eos: bool = False
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.max_tokens, _Yielding):
-            self._set("max_tokens", whole("max_tokens", self.max_tokens, -1, MAX_COUNT))
-        self._set("top_k", whole("top_k", self.top_k, 0, MAX_COUNT))
-        for name in ("temperature", "top_p", "min_p", "repeat_penalty"):
-            self._set(name, real(name, getattr(self, name)))
-        if self.seed is not None:
-            self._set("seed", whole("seed", self.seed, -(1 << 63), (1 << 64) - 1))
-        listed = self.stop is None or isinstance(self.stop, (str, Seq))
-        if not listed or any(not s or not isinstance(s, str) for s in self.stops):
-            raise ValueError(f"stop is {self.stop!r}; it takes a non-empty string or a list of these")
-
-    def _set(self, name: str, value: float) -> None:
-        object.__setattr__(self, name, value)  # the class is frozen
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-
-    def sampler(self) -> _core.Sampler:
-        seed = int.from_bytes(os.urandom(8), "little") if self.seed is None else self.seed % 2**64
-        return _core.Sampler(self.temperature, self.top_k, self.top_p, self.min_p, self.repeat_penalty, seed)
-
-
-_OPTION_NAMES = tuple(f.name for f in fields(Options))
-
-
-def make_options(options: Mapping[str, Any]) -> Options:
-    """TypeError: an option that doesn't exist, as for any function."""
-    for name in options:
-        if name not in _OPTION_NAMES:
-            raise TypeError(f"unknown option {name!r}; the options are {', '.join(_OPTION_NAMES)}")
-    return Options(**options)
 
 
 class StopFilter:
@@ -198,7 +120,7 @@ class Run:
             raise ValueError(f"the prompt has {used} tokens, {room}: shorten it{advice}")
         if limit == -1:
             limit = n_ctx - used
-        elif isinstance(limit, _Yielding):
+        elif isinstance(limit, Yielding):
             limit = min(n_ctx - used, limit)
         if used + limit > n_ctx:
             raise ValueError(

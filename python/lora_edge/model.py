@@ -18,8 +18,9 @@ from .adapter_file import BaseInfo, read_adapter
 from .base_copy import check_base_copies
 from .chat import render_chat
 from .checks import real, token_ids, whole
-from .generation import DEFAULT_MAX_TOKENS, Completion, OptionArgs, Run, Stop, Token, make_options, steps
+from .generation import Completion, Run, Token, steps
 from .gguf_file import open_gguf
+from .options import DEFAULT_MAX_TOKENS, OptionArgs, Stop, make_options
 from .sequence import Sequence
 from .threads import default_threads
 from .tokenizer import Tokenizer

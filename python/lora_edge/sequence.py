@@ -15,8 +15,9 @@ from .checks import token_ids
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .generation import OptionArgs, Token
+    from .generation import Token
     from .model import Model
+    from .options import OptionArgs
 
 
 class Sequence:

@@ -7,8 +7,8 @@ import math
 import sys
 from typing import Any
 
-from ..generation import make_options
 from ..model import Model
+from ..options import make_options
 from .common import adapter_spec, add_model_flags, add_sampling_flags, load_model, sampling_options
 
 _HELP = (

@@ -7,8 +7,8 @@ import math
 import os
 
 from ..adapter import AdapterSpec
-from ..generation import DEFAULT_MAX_TOKENS, OptionArgs
 from ..model import Model
+from ..options import DEFAULT_MAX_TOKENS, OptionArgs
 
 
 def add_model_flags(p: argparse.ArgumentParser) -> None:
