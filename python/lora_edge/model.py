@@ -150,7 +150,12 @@ class Model:
         self, sequences: Seq[Sequence], prompts: Seq[list[int]], options: Seq[Mapping[str, Any]]
     ) -> list[Completion]:
         """Completes each prompt on its sequence, all in one batch."""
-        runs = [Run.start(s, p, make_options(o)) for s, p, o in zip(sequences, prompts, options)]
+        runs = []
+        for i, (sequence, prompt, given) in enumerate(zip(sequences, prompts, options)):
+            try:
+                runs.append(Run.start(sequence, prompt, make_options(given)))
+            except ValueError as error:
+                raise ValueError(f"prompt {i}: {error}") if len(prompts) > 1 else error from None
         for _ in steps(runs, prompts):
             pass
         return [run.completion() for run in runs]

@@ -11,8 +11,6 @@ from . import _core
 from .checks import real, whole
 
 Stop = str | Seq[str] | None
-
-
 MAX_COUNT = (1 << 31) - 1  # what the core counts with
 
 

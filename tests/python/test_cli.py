@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import SHARED, needs_shared
 from lora_edge import builtin
 from lora_edge.cli.common import load_model
 from lora_edge.cli.main import main, parser
@@ -93,6 +94,14 @@ def test_info_of_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert status == 0
     assert "lora adapter" in out
     assert "rank" in out
+
+
+@needs_shared
+def test_info_says_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "info", str(SHARED / "gguf" / "stories260K-f32.gguf"))
+    assert status == 0 and "KiB per token in f32" in out and "runs here      yes" in out
+    status, out, _ = run(capsys, "info", str(SHARED / "gguf" / "stories260K-q4_0.gguf"))
+    assert status == 0 and "runs here" in out and "no: " in out and "Q4_0" in out
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

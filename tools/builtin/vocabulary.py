@@ -14,6 +14,7 @@ BOS, EOS = "<|home|>", "<|end|>"
 # A request is understood by itself: the last one is what counts, as generate() would get it.
 CHAT_TEMPLATE = (
     "{% set asked = messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list %}"
+    "{% if not asked %}{{ raise_exception('there is no message of a user') }}{% endif %}"
     "{{ '<|home|>' + asked[-1] | trim + '\n' }}"
 )
 

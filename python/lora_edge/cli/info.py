@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from .. import _core
 from ..gguf_file import GgufFile
 from ..peft_config import MAX_CONFIG
 
@@ -94,7 +95,16 @@ def _gguf(path: Path, file: GgufFile) -> Rows:
         ("name", str(meta.get("general.name", "-"))),
         ("architecture", str(meta.get("general.architecture", "-"))),
     ]
-    return rows + (_adapter(file) if kind == "adapter" else _model(file))
+    return rows + (_adapter(file) if kind == "adapter" else [*_model(file), _runs(path)])
+
+
+def _runs(path: Path) -> tuple[str, str]:
+    """Whether the file runs here, or why not."""
+    try:
+        _core.Model(str(path), 1, 1, "auto")
+    except ValueError as error:
+        return "runs here", f"no: {error}"
+    return "runs here", "yes"
 
 
 def _model(file: GgufFile) -> Rows:
