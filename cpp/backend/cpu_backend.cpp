@@ -19,6 +19,7 @@ constexpr int kChunkRows = 16;     // rows for which a chunk has its full length
 constexpr int kChunkOutputs = 16;  // the kernels' panels: chunks are whole multiples
 constexpr int kRowChunk = 8;
 constexpr int kRankChunk = 8;
+constexpr int kPrefetchRows = 0;
 // A thread that needs u = A·x polls this many times before it offers its core to those that make it.
 constexpr int kPolls = 2000;
 
@@ -81,8 +82,7 @@ class CpuBackend final : public Backend {
         for (int i = group.begin; i < group.end; ++i) {
           table_.dequantize[int(lora.a_type)](lora.a.data() + static_cast<size_t>(tokens[i]) * a_stride, u, lora.r);
           for (int t = 0; t < lora.r; ++t) u[t] *= scale;
-          table_.lowrank[int(lora.bt_type)](
-              {lora.bt.data(), w.k, lora.r, 1, u, size_t(lora.r), x + size_t(i) * w.k, size_t(w.k), 0, w.k});
+          low_rank_output(lora, w.k, u, size_t(lora.r), 1, x + size_t(i) * w.k, 0, w.k);
         }
       }
     }
@@ -136,6 +136,9 @@ class CpuBackend final : public Backend {
       const Weight& w = *l.weight;
       const size_t n = size_t(w.n);
       const int width = chunk.n1 - chunk.n0;
+      if (m <= kPrefetchRows)
+        for (const LowRankPart& p : parts)
+          if (p.linear == chunk.linear) prefetch_output(*p.weight, chunk.n0, chunk.n1);
       table_.matmul[int(w.type)]({w.data, row_bytes(w.type, size_t(k)), k, m, x, size_t(k), xq, xd, chunk.y, n,
                                   chunk.n0, chunk.n1, scratch(thread)});
       if (w.bias)
@@ -144,9 +147,8 @@ class CpuBackend final : public Backend {
         if (polls >= kPolls) std::this_thread::yield();
       for (const LowRankPart& p : parts) {
         if (p.linear != chunk.linear) continue;
-        table_.lowrank[int(p.weight->bt_type)]({p.weight->bt.data(), w.n, p.weight->r, p.group.end - p.group.begin,
-                                                u + size_t(p.group.begin) * ldu + p.u0, size_t(ldu),
-                                                chunk.y + size_t(p.group.begin) * n, n, chunk.n0, chunk.n1});
+        low_rank_output(*p.weight, w.n, u + size_t(p.group.begin) * ldu + p.u0, size_t(ldu),
+                        p.group.end - p.group.begin, chunk.y + size_t(p.group.begin) * n, chunk.n0, chunk.n1);
       }
       if (l.accumulate)
         for (int i = 0; i < m; ++i) table_.add(l.y + i * n + chunk.n0, chunk.y + i * n + chunk.n0, width);
@@ -260,6 +262,23 @@ class CpuBackend final : public Backend {
                                           task.r0, task.r1, scratch(thread)});
     for (int i = 0; i < rows; ++i)
       for (int t = task.r0; t < task.r1; ++t) out[size_t(i) * ldu + t] *= p.scale;
+  }
+
+  // Asks for B's share of the outputs [n0, n1), so that it comes in while W streams.
+  static void prefetch_output(const LoraWeight& weight, int n0, int n1) {
+    const uint8_t* begin = weight.bt.data() + row_bytes(weight.bt_type, size_t(n0) * size_t(weight.r));
+    const size_t bytes = row_bytes(weight.bt_type, size_t(n1 - n0) * size_t(weight.r));
+    for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(begin + at);
+  }
+
+  // y [m, n] += B·u over the outputs [n0, n1), panel by panel.
+  void low_rank_output(const LoraWeight& weight, int n, const float* u, size_t ldu, int m, float* y, int n0, int n1) {
+    for (int j0 = n0 / kPanelOutputs * kPanelOutputs; j0 < n1; j0 += kPanelOutputs) {
+      const int width = std::min(kPanelOutputs, n - j0);
+      const uint8_t* panel = weight.bt.data() + row_bytes(weight.bt_type, size_t(j0) * size_t(weight.r));
+      table_.lowrank[int(weight.bt_type)](
+          {panel, width, weight.r, m, u, ldu, y + j0, size_t(n), std::max(n0 - j0, 0), std::min(n1 - j0, width)});
+    }
   }
 
   void store(const float* x, uint8_t* out, int n, DType type) {

@@ -1,5 +1,7 @@
 #include "runtime/lora.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 
 namespace lora_edge {
@@ -9,11 +11,14 @@ constexpr const char* kSlotNames[kSlots] = {"attn_q",   "attn_k", "attn_v",  "at
                                             "ffn_gate", "ffn_up", "ffn_down"};
 
 template <class T>
-void transpose(const void* in, void* out, int n, int r) {
+void to_panels(const void* in, void* out, int n, int r) {
   const T* b = static_cast<const T*>(in);
-  T* bt = static_cast<T*>(out);
-  for (int j = 0; j < n; ++j)
-    for (int t = 0; t < r; ++t) bt[static_cast<size_t>(t) * n + j] = b[static_cast<size_t>(j) * r + t];
+  T* panel = static_cast<T*>(out);
+  for (int j0 = 0; j0 < n; j0 += kPanelOutputs) {
+    const int width = std::min(kPanelOutputs, n - j0);
+    for (int t = 0; t < r; ++t)
+      for (int j = 0; j < width; ++j) *panel++ = b[static_cast<size_t>(j0 + j) * r + t];
+  }
 }
 
 }  // namespace
@@ -41,9 +46,9 @@ void Adapter::set(int id, int n, size_t a_elements, int r, float scale, DType a_
   std::memcpy(w.a.data(), a, w.a.size());
   w.bt.resize(row_bytes(b_type, static_cast<size_t>(n) * static_cast<size_t>(r)));
   if (b_type == DType::f32) {
-    transpose<uint32_t>(b, w.bt.data(), n, r);
+    to_panels<uint32_t>(b, w.bt.data(), n, r);
   } else {
-    transpose<uint16_t>(b, w.bt.data(), n, r);
+    to_panels<uint16_t>(b, w.bt.data(), n, r);
   }
   weights_[static_cast<size_t>(id)] = std::move(w);
 }

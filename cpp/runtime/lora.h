@@ -18,8 +18,10 @@ inline int output_id(const Config& c) { return c.n_layer * kSlots + 1; }
 inline int linear_count(const Config& c) { return c.n_layer * kSlots + 2; }
 std::string linear_name(const Config& c, int id);  // "blk.0.attn_q.weight", "token_embd.weight", "output.weight"
 
-// One linear's factors. A [r, k] row-major; B transposed to [r, n], so that one rank is a row that streams.
-// For the embedding A is [n_vocab, r]: a row per token.
+// One linear's factors. A [r, k] row-major; for the embedding [n_vocab, r], a row per token. B lies in panels of
+// kPanelOutputs outputs (the last may be narrower), each transposed to [r, outputs]: the update of a range of outputs
+// reads memory in order.
+constexpr int kPanelOutputs = 64;
 struct LoraWeight {
   int r = 0;  // 0: the adapter leaves this linear alone
   float scale = 0.0f;

@@ -174,11 +174,11 @@ _PATH = 40  # characters of a module's path, such as model.layers.10.self_attn.q
 
 def _steps(pattern: str) -> float:
     """A bound on the ways to match a path: each repeat may end anywhere after the one before, and each group of
-    alternatives may take any. Infinite where a group is repeated."""
+    alternatives may take any. Infinite where a group is repeated, or sets flags that change what the rest means."""
     bare = re.sub(r"\[\^?\]?[^\]]*\]", "x", re.sub(r"\\.", "x", pattern))
-    if re.search(r"\)[*+{]", bare):
+    bare = re.sub(r"\(\?(:|<?[=!])", "(", bare)
+    if re.search(r"\)[*+{]|\(\?", bare):
         return math.inf
-    bare = re.sub(r"\(\?[:=!<]*", "(", bare)
     repeats = len(re.findall(r"[*+{][?+]?", bare))
     ways = [1 + part.count("|") for part in re.split(r"[()]", bare)]
     return math.comb(_PATH + repeats, repeats) * math.prod(ways) * 2.0 ** len(re.findall(r"(?<![*+}])\?", bare))
