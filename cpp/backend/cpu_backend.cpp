@@ -19,7 +19,6 @@ constexpr int kChunkRows = 16;     // rows for which a chunk has its full length
 constexpr int kChunkOutputs = 16;  // the kernels' panels: chunks are whole multiples
 constexpr int kRowChunk = 8;
 constexpr int kRankChunk = 8;
-constexpr int kPrefetchRows = 0;
 // A thread that needs u = A·x polls this many times before it offers its core to those that make it.
 constexpr int kPolls = 2000;
 
@@ -136,9 +135,6 @@ class CpuBackend final : public Backend {
       const Weight& w = *l.weight;
       const size_t n = size_t(w.n);
       const int width = chunk.n1 - chunk.n0;
-      if (m <= kPrefetchRows)
-        for (const LowRankPart& p : parts)
-          if (p.linear == chunk.linear) prefetch_output(*p.weight, chunk.n0, chunk.n1);
       table_.matmul[int(w.type)]({w.data, row_bytes(w.type, size_t(k)), k, m, x, size_t(k), xq, xd, chunk.y, n,
                                   chunk.n0, chunk.n1, scratch(thread)});
       if (w.bias)
@@ -262,13 +258,6 @@ class CpuBackend final : public Backend {
                                           task.r0, task.r1, scratch(thread)});
     for (int i = 0; i < rows; ++i)
       for (int t = task.r0; t < task.r1; ++t) out[size_t(i) * ldu + t] *= p.scale;
-  }
-
-  // Asks for B's share of the outputs [n0, n1), so that it comes in while W streams.
-  static void prefetch_output(const LoraWeight& weight, int n0, int n1) {
-    const uint8_t* begin = weight.bt.data() + row_bytes(weight.bt_type, size_t(n0) * size_t(weight.r));
-    const size_t bytes = row_bytes(weight.bt_type, size_t(n1 - n0) * size_t(weight.r));
-    for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(begin + at);
   }
 
   // y [m, n] += B·u over the outputs [n0, n1), panel by panel.

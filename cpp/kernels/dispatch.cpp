@@ -6,6 +6,7 @@
 #include "kernels/kernels.h"
 
 #if defined(__aarch64__)
+#include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
 
@@ -44,6 +45,33 @@ const Table& neon_table() {
   }();
   return table;
 }
+
+#if defined(LORA_EDGE_HAVE_NEON_DOTPROD)
+const Table& neon_dotprod_table() {
+  static const Table table = [] {
+    Table t = neon_table();
+    neon_dotprod::install(t);
+    return t;
+  }();
+  return table;
+}
+bool has_dotprod() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
+
+#if defined(LORA_EDGE_HAVE_NEON_I8MM)
+const Table& neon_i8mm_table() {
+  static const Table table = [] {
+    Table t = neon_dotprod_table();
+    neon_i8mm::install(t);
+    return t;
+  }();
+  return table;
+}
+bool has_i8mm() {
+  constexpr unsigned long kI8mm = 1ul << 13;  // HWCAP2_I8MM, which headers before Linux 5.10 lack
+  return has_dotprod() && (getauxval(AT_HWCAP2) & kI8mm) != 0;
+}
+#endif
+#endif
 #endif
 
 const Table& choose_table() {
@@ -75,6 +103,12 @@ const TableInfo* all_tables(int* count) {
 #endif
 #if defined(__aarch64__)
       {"neon", true, neon_table},  // Advanced SIMD is part of the aarch64 baseline
+#if defined(LORA_EDGE_HAVE_NEON_DOTPROD)
+      {"neon_dotprod", has_dotprod(), neon_dotprod_table},
+#if defined(LORA_EDGE_HAVE_NEON_I8MM)
+      {"neon_i8mm", has_i8mm(), neon_i8mm_table},
+#endif
+#endif
 #endif
   };
   *count = static_cast<int>(sizeof(tables) / sizeof(tables[0]));

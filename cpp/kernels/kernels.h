@@ -105,6 +105,12 @@ void install(Table&);
 namespace neon {
 void install(Table&);
 }
+namespace neon_dotprod {
+void install(Table&);
+}
+namespace neon_i8mm {
+void install(Table&);
+}
 #endif
 
 }  // namespace lora_edge
