@@ -53,6 +53,7 @@ bench: $(VENV)/installed
 
 include tools/arm/arm.mk
 include tools/fuzz.mk
+include tools/avx512.mk
 
 clean:
 	rm -rf build dist $(VENV) $(PEER)

@@ -64,7 +64,9 @@ class CpuBackend final : public Backend {
   }
 
   int threads() const override { return pool_.size(); }
-  size_t n_bytes() const override { return scratch_.size() + xq_.size() + xd_.size() + u_.size() + y_.size(); }
+  size_t n_bytes() const override {
+    return scratch_.size() + xq_.size() + xd_.size() + xs_.size() + u_.size() + y_.size();
+  }
 
   void embed(const Weight& w, int id, const int* tokens, const std::vector<RowGroup>& groups, int m,
              float* x) override {
@@ -98,9 +100,12 @@ class CpuBackend final : public Backend {
     const int n_blocks = k / kBlock;
     int8_t* xq = quantised ? xq_.get<int8_t>(size_t(m) * k) : nullptr;
     float* xd = quantised ? xd_.get<float>(size_t(m) * n_blocks) : nullptr;
+    int32_t* xs = quantised ? xs_.get<int32_t>(size_t(m) * n_blocks) : nullptr;
     if (quantised)
-      for_rows(m,
-               [&](int i) { table_.quantize_q8(x + size_t(i) * k, xq + size_t(i) * k, xd + size_t(i) * n_blocks, k); });
+      for_rows(m, [&](int i) {
+        const size_t block = size_t(i) * n_blocks;
+        table_.quantize_q8(x + size_t(i) * k, xq + size_t(i) * k, xd + block, xs + block, k);
+      });
 
     int ldu = 0;
     const std::vector<LowRankPart> parts = low_rank_parts(linears, groups, &ldu);
@@ -135,7 +140,7 @@ class CpuBackend final : public Backend {
       const Weight& w = *l.weight;
       const size_t n = size_t(w.n);
       const int width = chunk.n1 - chunk.n0;
-      table_.matmul[int(w.type)]({w.data, row_bytes(w.type, size_t(k)), k, m, x, size_t(k), xq, xd, chunk.y, n,
+      table_.matmul[int(w.type)]({w.data, row_bytes(w.type, size_t(k)), k, m, x, size_t(k), xq, xd, xs, chunk.y, n,
                                   chunk.n0, chunk.n1, scratch(thread)});
       if (w.bias)
         for (int i = 0; i < m; ++i) table_.add(chunk.y + i * n + chunk.n0, w.bias + chunk.n0, width);
@@ -254,8 +259,8 @@ class CpuBackend final : public Backend {
     const int rows = task.end - task.begin;
     float* out = u + size_t(task.begin) * ldu + p.u0;
     table_.matmul[int(p.weight->a_type)]({p.weight->a.data(), row_bytes(p.weight->a_type, size_t(k)), k, rows,
-                                          x + size_t(task.begin) * k, size_t(k), nullptr, nullptr, out, size_t(ldu),
-                                          task.r0, task.r1, scratch(thread)});
+                                          x + size_t(task.begin) * k, size_t(k), nullptr, nullptr, nullptr, out,
+                                          size_t(ldu), task.r0, task.r1, scratch(thread)});
     for (int i = 0; i < rows; ++i)
       for (int t = task.r0; t < task.r1; ++t) out[size_t(i) * ldu + t] *= p.scale;
   }
@@ -282,7 +287,7 @@ class CpuBackend final : public Backend {
 
   const Table& table_;
   ThreadPool pool_;
-  Buffer scratch_, xq_, xd_, u_, y_;
+  Buffer scratch_, xq_, xd_, xs_, u_, y_;
   std::vector<Chunk> chunks_;
   std::vector<LowRankTask> tasks_;
 };

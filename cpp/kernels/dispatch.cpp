@@ -34,6 +34,24 @@ const Table& avx2_table() {
 bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
+
+#if defined(LORA_EDGE_HAVE_AVX512_VNNI)
+const Table& avx512_vnni_table() {
+  static const Table table = [] {
+    Table t = avx2_table();
+    avx512_vnni::install(t);
+    return t;
+  }();
+  return table;
+}
+bool has_avx512_vnni() {
+#if defined(LORA_EDGE_EMULATE_AVX512)
+  return has_avx2();
+#endif
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+}
+#endif
 #endif
 
 #if defined(__aarch64__)
@@ -100,6 +118,9 @@ const TableInfo* all_tables(int* count) {
       {"ref", true, ref_table},
 #if defined(__x86_64__) && defined(LORA_EDGE_HAVE_AVX2)
       {"avx2", has_avx2(), avx2_table},
+#if defined(LORA_EDGE_HAVE_AVX512_VNNI)
+      {"avx512_vnni", has_avx512_vnni(), avx512_vnni_table},
+#endif
 #endif
 #if defined(__aarch64__)
       {"neon", true, neon_table},  // Advanced SIMD is part of the aarch64 baseline

@@ -24,8 +24,9 @@ struct MatmulArgs {
   int m;
   const float* x;  // f32 / f16 / bf16 weights: [m, ldx]
   size_t ldx;
-  const int8_t* xq;  // q8_0 weights: [m, k], in [-127, 127]
-  const float* xd;   // q8_0 weights: [m, k / 32]
+  const int8_t* xq;   // q8_0 weights: [m, k], in [-127, 127]
+  const float* xd;    // q8_0 weights: [m, k / 32]
+  const int32_t* xs;  // q8_0 weights: [m, k / 32], the sum of each block of xq
   float* y;
   size_t ldy;
   int n0, n1;
@@ -66,8 +67,9 @@ struct Table {
   void (*dequantize[kDTypes])(const void* w, float* out, int k);
   void (*lowrank[kDTypes])(const LowRankArgs&);      // f32, f16, bf16
   void (*attention[kDTypes])(const AttentionArgs&);  // KV type f32, f16
-  // x[k] -> q[k], d[k / 32] with d = max|x| / 127 and q = round-half-even(x / d), as ggml's Q8_0; d stays f32.
-  void (*quantize_q8)(const float* x, int8_t* q, float* d, int k);
+  // x[k] -> q[k], d[k / 32] with d = max|x| / 127 and q = round-half-even(x / d), as ggml's Q8_0; d stays f32. s[k /
+  // 32] is the sum of each block of q: products of unsigned by signed bytes, w + 128 by x, are too large by 128 · s.
+  void (*quantize_q8)(const float* x, int8_t* q, float* d, int32_t* s, int k);
   void (*f32_to_f16)(const float* x, uint16_t* out, int n);
   void (*add)(float* y, const float* x, int n);  // y += x
   // out = x / sqrt(mean(x²) + eps) · w; out may be x.
@@ -98,6 +100,9 @@ void install(Table&);
 }
 #if defined(__x86_64__)
 namespace avx2 {
+void install(Table&);
+}
+namespace avx512_vnni {
 void install(Table&);
 }
 #endif

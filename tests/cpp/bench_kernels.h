@@ -45,6 +45,7 @@ inline void bench_matmul(const Table& t, DType type, int k, int n, int m, size_t
   }
   Guarded<float> x(rows * kk), xd(rows * kk / kBlock + 1), y(rows * static_cast<size_t>(n));
   Guarded<int8_t> xq(rows * kk);
+  Guarded<int32_t> xs(rows * kk / kBlock + 1);
   for (float& v : x) v = r.uniform();
   for (float& v : xd) v = r.uniform();
   for (int8_t& v : xq) v = static_cast<int8_t>(r.range(-127, 127));
@@ -56,6 +57,7 @@ inline void bench_matmul(const Table& t, DType type, int k, int n, int m, size_t
   a.ldx = kk;
   a.xq = xq.data();
   a.xd = xd.data();
+  a.xs = xs.data();
   a.y = y.data();
   a.ldy = static_cast<size_t>(n);
   a.n0 = 0;

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <exception>
 #include <functional>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -89,10 +90,14 @@ std::string matmul_case(DType type, Random& r, const Table& ref, const Table& t)
   Guarded<float> x = floats(r, q8 ? 0 : (rows - 1) * a.ldx + k);
   Guarded<int8_t> xq(q8 ? rows * k : 0, at_end);
   Guarded<float> xd = floats(r, q8 ? rows * k / kBlock : 0);
+  Guarded<int32_t> xs(q8 ? rows * k / kBlock : 0, at_end);
   if (q8) fill_int8(r, xq.data(), xq.size(), -127);
+  for (size_t b = 0; b < xs.size(); ++b)
+    xs[b] = std::accumulate(xq.data() + b * kBlock, xq.data() + (b + 1) * kBlock, 0);
   a.x = x.freeze().data();
   a.xq = xq.freeze().data();
   a.xd = xd.freeze().data();
+  a.xs = xs.freeze().data();
   Guarded<uint8_t> scratch(kScratchBytes);
   a.scratch = scratch.data();
 
@@ -203,9 +208,10 @@ std::string quantize_case(Random& r, const Table& ref, const Table& t) {
   x.freeze();
   Outputs<int8_t> q(r, k, !r.chance(4));
   Outputs<float> d(r, k / kBlock, !r.chance(4));
-  ref.quantize_q8(x.data(), q.want.data(), d.want.data(), static_cast<int>(k));
-  t.quantize_q8(x.data(), q.got.data(), d.got.data(), static_cast<int>(k));
-  const std::string diff = d.difference("d");
+  Outputs<int32_t> s(r, k / kBlock, !r.chance(4));
+  ref.quantize_q8(x.data(), q.want.data(), d.want.data(), s.want.data(), static_cast<int>(k));
+  t.quantize_q8(x.data(), q.got.data(), d.got.data(), s.got.data(), static_cast<int>(k));
+  const std::string diff = d.difference("d") + s.difference("s");
   return diff.empty() ? q.difference("q") : diff;
 }
 

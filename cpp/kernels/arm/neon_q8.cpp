@@ -84,7 +84,7 @@ void dequantize(const void* w, float* out, int k) {
   }
 }
 
-void quantize(const float* x, int8_t* q, float* d, int k) {
+void quantize(const float* x, int8_t* q, float* d, int32_t* s, int k) {
   const float32x4_t high = vdupq_n_f32(127.0f), low = vdupq_n_f32(-127.0f);
   const uint32x4_t infinity = vdupq_n_u32(0x7f800000u);
   for (int b = 0; b < k / kBlock; ++b, x += kBlock, q += kBlock) {
@@ -95,16 +95,19 @@ void quantize(const float* x, int8_t* q, float* d, int k) {
     }
     d[b] = vget_lane_f32(vreinterpret_f32_u32(vdup_n_u32(vmaxvq_u32(max))), 0) / 127.0f;
     const float inverse = d[b] != 0.0f ? 1.0f / d[b] : 0.0f;
+    int16x8_t total = vdupq_n_s16(0);
     for (int e = 0; e < kBlock; e += 8) {
       int16x4_t part[2];
-      for (int s = 0; s < 2; ++s) {
-        float32x4_t v = vrndnq_f32(vmulq_n_f32(vld1q_f32(x + e + 4 * s), inverse));
+      for (int h = 0; h < 2; ++h) {
+        float32x4_t v = vrndnq_f32(vmulq_n_f32(vld1q_f32(x + e + 4 * h), inverse));
         v = vbslq_f32(vcgtq_f32(v, high), high, v);
         v = vbslq_f32(vcgtq_f32(v, low), v, low);  // also NaN
-        part[s] = vmovn_s32(vcvtq_s32_f32(v));
+        part[h] = vmovn_s32(vcvtq_s32_f32(v));
       }
+      total = vaddq_s16(total, vcombine_s16(part[0], part[1]));
       vst1_s8(q + e, vmovn_s16(vcombine_s16(part[0], part[1])));
     }
+    s[b] = vaddlvq_s16(total);
   }
 }
 

@@ -136,7 +136,7 @@ void attention(const AttentionArgs& a) {
   }
 }
 
-void quantize_q8(const float* x, int8_t* q, float* d, int k) {
+void quantize_q8(const float* x, int8_t* q, float* d, int32_t* s, int k) {
   for (int b = 0; b < k / kBlock; ++b) {
     float max = 0.0f;
     for (int e = 0; e < kBlock; ++e) {
@@ -145,11 +145,13 @@ void quantize_q8(const float* x, int8_t* q, float* d, int k) {
     }
     d[b] = max / 127.0f;
     const float inverse = d[b] != 0.0f ? 1.0f / d[b] : 0.0f;
+    s[b] = 0;
     for (int e = 0; e < kBlock; ++e) {
       float v = std::nearbyintf(x[b * kBlock + e] * inverse);  // above 127 only where 1/d lost all precision
       v = v > 127.0f ? 127.0f : v;
       v = v > -127.0f ? v : -127.0f;  // also NaN
       q[b * kBlock + e] = static_cast<int8_t>(v);
+      s[b] += q[b * kBlock + e];
     }
   }
 }

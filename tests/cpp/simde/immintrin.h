@@ -1,0 +1,55 @@
+// Stands before the compiler's own header where a table for AVX-512 is checked on a machine without: SIMDe says in
+// plain C++ what the 512-bit intrinsics of avx512_vnni.cpp do, and three that it lacks are spelled out. Needs Debian's
+// libsimde-dev.
+#pragma once
+#include_next <immintrin.h>
+#include <simde/x86/avx512/dpbusd.h>
+#include <simde/x86/avx512/fmadd.h>
+#include <simde/x86/avx512/loadu.h>
+#include <simde/x86/avx512/mul.h>
+#include <simde/x86/avx512/set1.h>
+#include <simde/x86/avx512/setzero.h>
+
+#include <cstring>
+
+namespace emulated {
+
+inline simde__m512 cvtepi32_ps(simde__m512i v) {
+  int in[16];
+  float out[16];
+  std::memcpy(in, &v, sizeof(in));
+  for (int i = 0; i < 16; ++i) out[i] = static_cast<float>(in[i]);
+  return simde_mm512_loadu_ps(out);
+}
+
+inline simde__m512 maskz_loadu_ps(simde__mmask16 lanes, const float* p) {
+  float out[16] = {};
+  for (int i = 0; i < 16; ++i)
+    if (lanes >> i & 1) out[i] = p[i];
+  return simde_mm512_loadu_ps(out);
+}
+
+inline void mask_storeu_ps(float* p, simde__mmask16 lanes, simde__m512 v) {
+  float in[16];
+  std::memcpy(in, &v, sizeof(in));
+  for (int i = 0; i < 16; ++i)
+    if (lanes >> i & 1) p[i] = in[i];
+}
+
+}  // namespace emulated
+
+#define __m512 simde__m512
+#define __m512i simde__m512i
+#define __mmask16 simde__mmask16
+#define _mm256_dpbusd_epi32 simde_mm256_dpbusd_epi32
+#define _mm512_cvtepi32_ps emulated::cvtepi32_ps
+#define _mm512_dpbusd_epi32 simde_mm512_dpbusd_epi32
+#define _mm512_fmadd_ps simde_mm512_fmadd_ps
+#define _mm512_loadu_ps simde_mm512_loadu_ps
+#define _mm512_loadu_si512 simde_mm512_loadu_si512
+#define _mm512_mask_storeu_ps emulated::mask_storeu_ps
+#define _mm512_maskz_loadu_ps emulated::maskz_loadu_ps
+#define _mm512_mul_ps simde_mm512_mul_ps
+#define _mm512_set1_epi32 simde_mm512_set1_epi32
+#define _mm512_set1_ps simde_mm512_set1_ps
+#define _mm512_setzero_ps simde_mm512_setzero_ps
