@@ -15,9 +15,10 @@ void to_panels(const void* in, void* out, int n, int r) {
   const T* b = static_cast<const T*>(in);
   T* panel = static_cast<T*>(out);
   for (int j0 = 0; j0 < n; j0 += kPanelOutputs) {
-    const int width = std::min(kPanelOutputs, n - j0);
-    for (int t = 0; t < r; ++t)
-      for (int j = 0; j < width; ++j) *panel++ = b[static_cast<size_t>(j0 + j) * r + t];
+    const size_t width = static_cast<size_t>(std::min(kPanelOutputs, n - j0));
+    for (size_t j = 0; j < width; ++j, b += r)
+      for (int t = 0; t < r; ++t) panel[static_cast<size_t>(t) * width + j] = b[t];
+    panel += width * static_cast<size_t>(r);
   }
 }
 
