@@ -13,6 +13,14 @@ struct Rows {
   size_t stride;
 };
 
+// Rows are too short for the hardware to see as many streams in them: with each step of the rows at hand, its share of
+// those that follow is prefetched, in the order of memory.
+template <size_t kShare>
+void prefetch_share(Rows rows, int count, int step) {
+  const uint8_t* next = rows.w + static_cast<size_t>(count) * rows.stride + static_cast<size_t>(step) * kShare;
+  for (size_t line = 0; line < kShare; line += 64) _mm_prefetch(next + line, _MM_HINT_T0);
+}
+
 // y[t · ldy + r] = row r · x[t], kRows x kTokens dot products at once: each has two registers of sums (dot16's 16
 // lanes). 2 x 3 fill 16 registers: 12 sums, 3 of x and 1 of w. 4 x 1 still hide the latency of an FMA.
 template <DType type, int kRows, int kTokens>
@@ -30,8 +38,10 @@ void dot_tile(Rows rows, const float* x, size_t ldx, int k, float* y, size_t ldy
     }
   };
   int i = 0;
-  for (; i + 2 * kLanes <= k; i += 2 * kLanes)
+  for (; i + 2 * kLanes <= k; i += 2 * kLanes) {
+    if constexpr (kTokens == 1) prefetch_share<kRows * 2 * kLanes * kSize<type>>(rows, kRows, i / (2 * kLanes));
     step(rows.w + static_cast<size_t>(i) * kSize<type>, rows.stride, x + i, ldx);
+  }
   if (i < k) {  // a sum of -0 must stay: missing elements are w = 0, x = -0
     alignas(32) uint8_t w_tail[kRows][2 * kLanes * kSize<type>] = {};
     alignas(32) float x_tail[kTokens][2 * kLanes];
