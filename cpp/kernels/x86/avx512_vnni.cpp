@@ -49,8 +49,8 @@ inline __mmask16 lanes_below(int count) {
 }
 
 // A panel times kTokens tokens. Registers of 32: 8 float sums, 8 integer sums, the weights of a step, scales. A dot
-// product takes 4 to 5 cycles and one can begin in each: 8 independent sums hide that. The four bytes of x are
-// broadcast from memory by the dot product itself.
+// product takes 4 to 5 cycles and one can begin in each: 8 independent sums hide that. Four bytes of x are
+// broadcast from memory for each.
 constexpr int kTileTokens = 8;
 template <int kTokens>
 void panel_tile(const PanelBlock* panel, int blocks, bool first, const int8_t* xq, size_t ldq, const float* xd,
