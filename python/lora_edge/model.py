@@ -286,14 +286,19 @@ class Model:
             return self.generate(ids, adapter=adapter, stream=True, **options)
         return self.generate(ids, adapter=adapter, **options)
 
+    def need_chat_template(self) -> str:
+        """The chat template (jinja2). ValueError: the file holds none."""
+        template = self.need_tokenizer().chat_template
+        if template is None:
+            raise ValueError(f"'{self.path}' has no chat template: use generate, with a prompt in its own format")
+        return template
+
     def apply_chat_template(self, messages: Seq[Mapping[str, Any]]) -> list[int]:
         """Token ids of the conversation, up to where the assistant speaks."""
-        tokenizer = self.need_tokenizer()
-        if tokenizer.chat_template is None:
-            raise ValueError(f"'{self.path}' has no chat template: use generate, with a prompt in its own format")
+        tokenizer, template = self.need_tokenizer(), self.need_chat_template()
         bos = tokenizer.token_text(tokenizer.bos_id) if tokenizer.bos_id is not None else ""
         eos = tokenizer.token_text(tokenizer.eos_id) if tokenizer.eos_id is not None else ""
-        text = render_chat(tokenizer.chat_template, messages, bos_token=bos, eos_token=eos)
+        text = render_chat(template, messages, bos_token=bos, eos_token=eos)
         add_bos = None if not (bos and text.startswith(bos)) else False
         return tokenizer.encode(text, add_bos=add_bos, special=True)
 

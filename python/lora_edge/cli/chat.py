@@ -31,8 +31,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     model, weights = load_model(args)
-    if model.need_tokenizer().chat_template is None:
-        raise ValueError(f"'{model.path}' has no chat template: use generate, with a prompt in its own format")
+    model.need_chat_template()
     options = sampling_options(args)
     make_options(options)
     opening = [{"role": "system", "content": args.system}] if args.system else []

@@ -95,12 +95,13 @@ def load_model(args: argparse.Namespace) -> tuple[Model, dict[str, float]]:
     model = load(args.model, n_ctx=args.ctx_size, threads=args.threads, kv_type=args.kv_type)
     wanted = [(path, 1.0) for path in args.lora] + [_scaled(entry) for entry in args.lora_scaled]
     builtin = set(model.adapters)
-    names: dict[str, str] = {}  # of what is loaded, by path
+    given: set[str] = set()
     weights: dict[str, float] = {}
     for path, weight in wanted:
         key = path if path in builtin else os.path.realpath(path)
-        if key in names:
+        if key in given:
             raise ValueError(f"adapter '{path}' is given twice: give it once, with --lora-scaled FILE:SCALE")
+        given.add(key)
         name = path
         if path not in builtin:
             if not os.path.exists(path):
@@ -110,7 +111,6 @@ def load_model(args: argparse.Namespace) -> tuple[Model, dict[str, float]]:
             while name in model.adapters:
                 name += "'"
             model.load_adapter(path, name=name)
-        names[key] = name
         weights[name] = weight
     return model, weights
 
