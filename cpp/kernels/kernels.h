@@ -102,6 +102,9 @@ void install(Table&);
 namespace avx2 {
 void install(Table&);
 }
+namespace avx_vnni {
+void install(Table&);
+}
 namespace avx512_vnni {
 void install(Table&);
 }
