@@ -72,6 +72,19 @@ void dequantize(const void* w, float* out, int k) {
   }
 }
 
+// In columns of 8 positions: 32 rows share their scales.
+void dequantize_keys(const int8_t* q, const uint16_t* scales, int d, float* out) {
+  for (int b = 0; b < d; b += kBlock, scales += kPagePositions)
+    for (int j = 0; j < kPagePositions; j += kLanes) {
+      const __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales + j)));
+      for (int t = b; t < b + kBlock; ++t) {
+        const int at = t * kPagePositions + j;
+        const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(q + at));
+        _mm256_storeu_ps(out + at, _mm256_mul_ps(scale, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))));
+      }
+    }
+}
+
 // Four sums of eight bytes as if unsigned, 128 too large each byte; then their sum.
 inline int32_t sum_bytes(__m256i bytes) {
   const __m256i part = _mm256_sad_epu8(_mm256_xor_si256(bytes, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
@@ -108,6 +121,7 @@ void quantize(const float* x, int8_t* q, float* d, int32_t* s, int k) {
 void install_q8(Table& t) {
   t.matmul[static_cast<int>(DType::q8_0)] = matmul_q8<Products>;
   t.dequantize[static_cast<int>(DType::q8_0)] = dequantize;
+  t.dequantize_keys = dequantize_keys;
   t.quantize_q8 = quantize;
 }
 
