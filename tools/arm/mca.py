@@ -8,9 +8,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-OBJDUMP, FILT, MCA = "aarch64-linux-gnu-objdump", "aarch64-linux-gnu-c++filt", "llvm-mca-19"
+OBJDUMP, MCA = "aarch64-linux-gnu-objdump", "llvm-mca-19"
 
-# Multiply-adds of one instruction. A block's scale is applied by an fmla of floats, which doesn't count where integers do.
+# Multiply-adds of one instruction. Where integers are multiplied, the fmla of floats applies a block's scale.
 INTEGER_MACS = {"smmla": 32, "sdot": 16, "smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8}
 FLOAT_MACS = {"fmla": 4}
 
@@ -35,7 +35,9 @@ class Loop:
 
 def innermost_loops(path: Path) -> list[Loop]:
     """Stretches from a backward branch's target to it with no other such stretch inside."""
-    dump = subprocess.run([OBJDUMP, "-dC", "--no-show-raw-insn", path], capture_output=True, text=True, check=True).stdout
+    dump = subprocess.run(
+        [OBJDUMP, "-dC", "--no-show-raw-insn", path], capture_output=True, text=True, check=True
+    ).stdout
     loops: list[Loop] = []
     for part in re.split(r"\n(?=[0-9a-f]+ <)", dump)[1:]:
         head, *lines = part.splitlines()
