@@ -83,7 +83,7 @@ Compiler: {compiler}
 
 ## Inner loops as llvm-mca 19 models them
 
-Instructions / multiply-adds of one iteration; cycles of one (per multiply-add; instructions per cycle), all loads in L1.
+Instructions / multiply-adds of one iteration; cycles of one (per multiply-add; instructions per cycle), loads in L1.
 Out of order first, then in order. LLVM's Cortex-A72 is its A57; a Neoverse N1's core is a Cortex-A76's.
 
 | table | loop | instructions | out of order | in order |
