@@ -109,7 +109,8 @@ def compiler() -> str:
 
 def counts(build: Path, table: str, plugin: Path) -> dict[str, float]:
     """Instructions per multiply-add, or per element, of each kernel."""
-    command = ["qemu-aarch64", "-cpu", EMULATED[table], "-plugin", str(plugin), "-d", "plugin", build / "count_kernels"]
+    program = str(build / "count_kernels")
+    command = ["qemu-aarch64", "-cpu", EMULATED[table], "-plugin", str(plugin), "-d", "plugin", program]
     run = subprocess.run(command, capture_output=True, text=True, check=True, env={})
     first, *lines = run.stdout.splitlines()
     if first != f"table {table}":
