@@ -9,8 +9,8 @@
 #include <functional>
 #include <vector>
 
+#include "bench_input.h"
 #include "kernels/kernels.h"
-#include "random_input.h"
 
 namespace lora_edge {
 
@@ -33,46 +33,19 @@ inline double median_seconds(int times, const std::function<void()>& work) {
 
 // Rows of one shape, `total_bytes` of them, so that a pass over all is a pass over memory.
 inline void bench_matmul(const Table& t, DType type, int k, int n, int m, size_t total_bytes, int times) {
-  Random r(1);
-  const size_t stride = row_bytes(type, static_cast<size_t>(k)), kk = static_cast<size_t>(k);
-  const size_t rows = static_cast<size_t>(m);
-  const int copies = static_cast<int>(std::max<size_t>(1, total_bytes / (stride * static_cast<size_t>(n))));
-  const int all = copies * n;
-  Guarded<uint8_t> w(stride * static_cast<size_t>(all)), scratch(kScratchBytes);
-  for (size_t i = 0; i + 4 <= w.size(); i += 4) {  // finite halves, any int8
-    const uint32_t bits = r.bits() & 0xbbffbbffu;
-    std::memcpy(w.data() + i, &bits, 4);
-  }
-  Guarded<float> x(rows * kk), xd(rows * kk / kBlock + 1), y(rows * static_cast<size_t>(n));
-  Guarded<int8_t> xq(rows * kk);
-  Guarded<int32_t> xs(rows * kk / kBlock + 1);
-  for (float& v : x) v = r.uniform();
-  for (float& v : xd) v = r.uniform();
-  for (int8_t& v : xq) v = static_cast<int8_t>(r.range(-127, 127));
-  MatmulArgs a{};
-  a.w_stride = stride;
-  a.k = k;
-  a.m = m;
-  a.x = x.data();
-  a.ldx = kk;
-  a.xq = xq.data();
-  a.xd = xd.data();
-  a.xs = xs.data();
-  a.y = y.data();
-  a.ldy = static_cast<size_t>(n);
-  a.n0 = 0;
-  a.n1 = n;
-  a.scratch = scratch.data();
+  const size_t bytes = row_bytes(type, static_cast<size_t>(k)) * static_cast<size_t>(n);
+  const int copies = static_cast<int>(std::max<size_t>(1, total_bytes / bytes));
+  MatmulInput in(type, k, n, m, copies);
   const double s = median_seconds(times, [&] {
     for (int c = 0; c < copies; ++c) {
-      a.w = w.data() + stride * static_cast<size_t>(c) * static_cast<size_t>(n);
-      t.matmul[static_cast<int>(type)](a);
+      in.args.w = in.w.data() + bytes * static_cast<size_t>(c);
+      t.matmul[static_cast<int>(type)](in.args);
     }
   });
   const char* const names[kDTypes] = {"f32", "f16", "bf16", "q8_0"};
   std::printf("%-12s matmul_%-5s m %3d k %4d n %5d: %6.2f GB/s of weights, %6.1f GOPS\n", t.name,
-              names[static_cast<int>(type)], m, k, n, static_cast<double>(w.bytes()) / s * 1e-9,
-              2.0 * m * static_cast<double>(k) * all / s * 1e-9);
+              names[static_cast<int>(type)], m, k, n, static_cast<double>(in.w.bytes()) / s * 1e-9,
+              2.0 * m * static_cast<double>(k) * n * copies / s * 1e-9);
   std::fflush(stdout);
 }
 

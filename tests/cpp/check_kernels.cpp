@@ -63,10 +63,11 @@ void random_range(Random& r, int n, int* n0, int* n1) {
 std::string matmul_case(DType type, Random& r, const Table& ref, const Table& t) {
   const bool q8 = type == DType::q8_0;
   MatmulArgs a{};
-  a.k = r.chance(30) ? 32 * r.range(64, 600) : q8 ? 32 * r.size(24) : r.size(700);
-  a.m = r.chance(3) ? 1 : r.size(r.chance(8) ? 300 : 40);
-  const int64_t budget = 600000;  // multiply-adds
+  a.k = r.chance(30) ? 32 * r.range(64, 600) : q8 ? 32 * r.size(r.chance(4) ? 100 : 24) : r.size(700);
+  a.m = r.chance(3) ? 1 : r.chance(20) ? r.range(250, 300) : r.size(40);  // kernels take chunks of 256
+  const int64_t budget = 600000;                                          // multiply-adds
   int n = r.size(150);
+  if (a.m > 200) a.k = 32 * r.size(6);
   while (static_cast<int64_t>(n) * a.k * a.m > budget && n > 9) n = n * 3 / 4;
   while (static_cast<int64_t>(n) * a.k * a.m > budget && a.m > 1) a.m = a.m * 3 / 4;
   random_range(r, n, &a.n0, &a.n1);

@@ -1,6 +1,6 @@
 # make arm: cross-builds the wheel for aarch64 Linux, then runs the kernel check and the Python tests under emulation as
-# each CPU below. An instruction that a CPU lacks is a SIGILL there, so the baseline is checked too. All of it lies in
-# build/arm; a stamp per step makes a second run go straight to the tests.
+# each CPU below, and checks the kernels' instruction counts. An instruction that a CPU lacks is a SIGILL there, so the
+# baseline is checked too. All of it lies in build/arm; a stamp per step makes a second run go straight to the tests.
 # cortex-a53: Raspberry Pi 3 and Zero 2, plain Armv8.0. cortex-a76: Raspberry Pi 5, with dot products. The kernel check
 # alone also runs as cortex-a72 (Raspberry Pi 4) and as max, which has int8 matrix products.
 ARM_CPUS := cortex-a53 cortex-a76
@@ -24,8 +24,18 @@ ARM_REQUIRES = /usr/bin/python3 -c 'import sys, tomllib; \
 arm-kernels: $(ARM)/wheel.stamp | arm-tools
 	for cpu in $(ARM_KERNEL_CPUS); do QEMU_CPU=$$cpu qemu-aarch64-static -L $(ARM_ROOT) $(ARM)/cmake/check_kernels || exit 1; done
 
+# make arm-counts: counts the instructions of the ARM kernels into bench/arm_instructions.md, with llvm-mca's cycles.
+# make arm-counts-check: fails where a kernel needs over 2 % more than recorded there.
+.PHONY: arm-counts arm-counts-check
+arm-counts: $(ARM)/wheel.stamp | arm-tools
+	@sh tools/arm/install_tools.sh mca
+	/usr/bin/python3 tools/arm/count.py $(ARM)/cmake
+
+arm-counts-check: $(ARM)/wheel.stamp | arm-tools
+	/usr/bin/python3 tools/arm/count.py --check $(ARM)/cmake
+
 .PHONY: arm arm-tools $(ARM_CPUS:%=arm-%)
-arm: arm-kernels $(ARM_CPUS:%=arm-%)
+arm: arm-kernels arm-counts-check $(ARM_CPUS:%=arm-%)
 
 $(ARM_CPUS:%=arm-%): arm-%: $(ARM)/wheel.stamp $(ARM)/site.stamp | arm-tools
 	QEMU_CPU=$* qemu-aarch64-static -L $(ARM_ROOT) $(ARM)/cmake/check_kernels

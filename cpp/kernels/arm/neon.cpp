@@ -48,44 +48,40 @@ __attribute__((noinline)) float dot_rest(float32x4_t a0, float32x4_t a1, float32
   return reduce16(acc);
 }
 
-// Loops over a tile are unrolled by pragma where GCC would otherwise keep the accumulators in memory.
-// R outputs × C rows: y[c][r] = dot16(w[r], x[c]). 4·R·C accumulators, and R + C registers for the four lanes in hand:
-// 4 × 1 for one row takes 21 of the 32 registers, 2 × 3 for many takes 29 and does 6 multiply-adds per 5 loads.
+// R outputs × C rows: y[c][r] = dot16(w[r], x[c]). 4·R·C accumulators, and what is in hand of w and x. 4 × 1 for one
+// row takes 16 elements at a time in 24 of the 32 registers; 2 × 3 for many takes 8 in 32, and does 12 multiply-adds
+// per 5 loads.
 template <DType type, int R, int C>
-void dot_tile(const MatmulArgs& a, int i, int j) {
-  const uint8_t* w[R];
-  const float* x[C];
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r) w[r] = static_cast<const uint8_t*>(a.w) + (j + r) * a.w_stride;
-  for (int c = 0; c < C; ++c) x[c] = a.x + (i + c) * a.ldx;
+__attribute__((flatten)) void dot_tile(const MatmulArgs& a, int i, int j) {
+  constexpr int kQuads = C == 1 ? 4 : 2;
+  const uint8_t *w[R], *x[C];
   float32x4_t acc[R][C][4];
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c)
-      for (int quad = 0; quad < 4; ++quad) acc[r][c][quad] = vdupq_n_f32(0.0f);
-  const size_t k = a.k;
-  size_t e = 0;
-  for (; e + 16 <= k; e += 16) {
-#pragma GCC unroll 4
-    for (int quad = 0; quad < 4; ++quad) {
-      float32x4_t xv[C];
-      for (int c = 0; c < C; ++c) xv[c] = vld1q_f32(x[c] + e + 4 * quad);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        const float32x4_t wv = load4<type>(w[r] + (e + 4 * quad) * kSize<type>);
-        for (int c = 0; c < C; ++c) acc[r][c][quad] = vfmaq_f32(acc[r][c][quad], wv, xv[c]);
-      }
-    }
+  each<R>([&](auto r) { w[r] = static_cast<const uint8_t*>(a.w) + static_cast<size_t>(j + r) * a.w_stride; });
+  each<C>([&](auto c) { x[c] = reinterpret_cast<const uint8_t*>(a.x + static_cast<size_t>(i + c) * a.ldx); });
+  each<R * C * 4>([&](auto n) { acc[n / (4 * C)][n / 4 % C][n % 4] = vdupq_n_f32(0.0f); });
+  for (int blocks = a.k / 16; blocks > 0; --blocks) {
+    each<4 / kQuads>([&](auto part) {
+      float32x4_t xv[C][kQuads];
+      each<C>([&](auto c) { take<DType::f32, kQuads>(x[c], xv[c]); });
+      each<R>([&](auto r) {
+        float32x4_t wv[kQuads];
+        take<type, kQuads>(w[r], wv);
+        each<kQuads>([&](auto v) {
+          each<C>([&](auto c) {
+            float32x4_t& to = acc[r][c][part * kQuads + v];
+            to = vfmaq_f32(to, wv[v], xv[c][v]);
+          });
+        });
+      });
+    });
   }
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) {
+  each<R>([&](auto r) {
+    each<C>([&](auto c) {
       const float32x4_t* s = acc[r][c];
-      a.y[(i + c) * a.ldy + j + r] =
-          dot_rest<type>(s[0], s[1], s[2], s[3], w[r] + e * kSize<type>, x[c] + e, static_cast<int>(k - e));
-    }
+      a.y[static_cast<size_t>(i + c) * a.ldy + static_cast<size_t>(j + r)] =
+          dot_rest<type>(s[0], s[1], s[2], s[3], w[r], reinterpret_cast<const float*>(x[c]), a.k % 16);
+    });
+  });
 }
 
 template <DType type, int R>
@@ -116,32 +112,48 @@ void matmul(const MatmulArgs& a) {
 // ---- low-rank update ----
 
 // V·4 columns × C rows of y stay in registers over all of r. 8 × 1 hides a multiply-add's latency, 4 × 4 shares loads.
-// The last vector holds `live` columns.
 template <DType type, int V, int C>
-void lowrank_tile(const LowRankArgs& a, int i, int j, int live) {
-  const uint8_t* bt = static_cast<const uint8_t*>(a.bt) + j * kSize<type>;
-  const float* u = a.u + i * a.ldu;
-  float* y = a.y + i * a.ldy + j;
+__attribute__((flatten)) void lowrank_tile(const LowRankArgs& a, int i, int j) {
+  const uint8_t* bt = static_cast<const uint8_t*>(a.bt) + static_cast<size_t>(j) * kSize<type>;
+  const size_t stride = static_cast<size_t>(a.n) * kSize<type> - 4 * V * kSize<type>;
+  const float* u[C];
+  float* y = a.y + static_cast<size_t>(i) * a.ldy + j;
   float32x4_t acc[C][V];
-  for (int c = 0; c < C; ++c)
-    for (int v = 0; v < V; ++v) acc[c][v] = load_some<DType::f32>(y + c * a.ldy + 4 * v, v + 1 < V ? 4 : live);
-  for (int t = 0; t < a.r; ++t, bt += a.n * kSize<type>) {
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) {
-      const float32x4_t b = load_some<type>(bt + 4 * v * kSize<type>, v + 1 < V ? 4 : live);
-      for (int c = 0; c < C; ++c) acc[c][v] = vfmaq_n_f32(acc[c][v], b, u[c * a.ldu + t]);
-    }
+  each<C>([&](auto c) {
+    u[c] = a.u + static_cast<size_t>(i + c) * a.ldu;
+    each<V>([&](auto v) { acc[c][v] = vld1q_f32(y + c * a.ldy + 4 * v); });
+  });
+  for (int t = 0; t < a.r; ++t, bt += stride) {
+    float32x4_t b[V];
+    take<type, V>(bt, b);
+    each<C>([&](auto c) {
+      const float by = u[c][t];
+      each<V>([&](auto v) { acc[c][v] = vfmaq_n_f32(acc[c][v], b[v], by); });
+    });
   }
-  for (int c = 0; c < C; ++c)
-    for (int v = 0; v < V; ++v) store_some(y + c * a.ldy + 4 * v, acc[c][v], v + 1 < V ? 4 : live);
+  each<C>([&](auto c) { each<V>([&](auto v) { vst1q_f32(y + c * a.ldy + 4 * v, acc[c][v]); }); });
+}
+
+// The last few columns: `live`, at most 4, of one row.
+template <DType type>
+void lowrank_edge(const LowRankArgs& a, int i, int j, int live) {
+  const uint8_t* bt = static_cast<const uint8_t*>(a.bt) + static_cast<size_t>(j) * kSize<type>;
+  const float* u = a.u + static_cast<size_t>(i) * a.ldu;
+  float* y = a.y + static_cast<size_t>(i) * a.ldy + j;
+  float32x4_t acc = load_some<DType::f32>(y, live);
+  for (int t = 0; t < a.r; ++t, bt += static_cast<size_t>(a.n) * kSize<type>)
+    acc = vfmaq_n_f32(acc, load_some<type>(bt, live), u[t]);
+  store_some(y, acc, live);
 }
 
 template <DType type, int C>
 void lowrank_rows(const LowRankArgs& a, int i) {
   constexpr int V = C == 1 ? 8 : 4;
   int j = a.n0;
-  for (; j + 4 * V <= a.n1; j += 4 * V) lowrank_tile<type, V, C>(a, i, j, 4);
-  for (; j < a.n1; j += 4) lowrank_tile<type, 1, C>(a, i, j, a.n1 - j);
+  for (; j + 4 * V <= a.n1; j += 4 * V) lowrank_tile<type, V, C>(a, i, j);
+  for (; j + 8 <= a.n1; j += 8) lowrank_tile<type, 2, C>(a, i, j);
+  for (; j < a.n1; j += 4)
+    for (int c = 0; c < C; ++c) lowrank_edge<type>(a, i + c, j, a.n1 - j);
 }
 
 template <DType type>

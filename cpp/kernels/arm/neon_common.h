@@ -8,6 +8,8 @@
 
 #include <arm_neon.h>
 
+#include <utility>
+
 #include "kernels/kernels.h"
 
 namespace lora_edge::neon {
@@ -20,6 +22,28 @@ constexpr size_t kPanelBytes = 64 * 1024;
 inline int panel_rows(size_t row_bytes, int tile) {
   const int rows = static_cast<int>(kPanelBytes / (row_bytes + 1));
   return rows < tile ? tile : rows - rows % tile;
+}
+
+// f(0), f(1) ... f(N - 1), each with its index as a constant: an unrolled loop, so that arrays indexed by it are
+// registers from the start. Loops that GCC 12 unrolls late leave them in memory.
+template <class F, int... I>
+inline void each(std::integer_sequence<int, I...>, F&& f) {
+  (f(std::integral_constant<int, I>()), ...);
+}
+template <int N, class F>
+inline void each(F&& f) {
+  each(std::make_integer_sequence<int, N>(), f);
+}
+
+// 32 bytes; p moves on past them, all in one instruction, where the offsets of GCC 12 would cost as many again. An asm
+// works on locals, as arrays that it names stay in memory.
+inline void take_pair(const uint8_t*& p, int8x16_t& low, int8x16_t& high) {
+  const uint8_t* at = p;
+  int8x16_t first, second;
+  asm("ldp %q0, %q1, [%2], #32"
+      : "=w"(first), "=w"(second), "+r"(at)
+      : "m"(*reinterpret_cast<const uint8_t(*)[32]>(p)));
+  low = first, high = second, p = at;
 }
 
 template <DType type>
@@ -37,7 +61,43 @@ inline float32x4_t load4(const void* from) {
     return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p)), 16));
 }
 
-// The first `count` of them; the other lanes are 0.
+// Eight halves to floats.
+template <DType type>
+inline void widen(int8x16_t eight, float32x4_t* v) {
+  if constexpr (type == DType::f16) {
+    const float16x8_t halves = vreinterpretq_f16_s8(eight);
+    v[0] = vcvt_f32_f16(vget_low_f16(halves));
+    v[1] = vcvt_high_f32_f16(halves);
+  } else {
+    const uint16x8_t halves = vreinterpretq_u16_s8(eight);
+    v[0] = vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(halves), 16));
+    v[1] = vreinterpretq_f32_u32(vshll_high_n_u16(halves, 16));
+  }
+}
+
+// The next 4 V elements, V even; p moves on past them.
+template <DType type, int V>
+inline void take(const uint8_t*& p, float32x4_t* v) {
+  each<V / 2>([&](auto i) {
+    int8x16_t low, high;
+    if constexpr (type == DType::f32) {
+      take_pair(p, low, high);
+      v[2 * i] = vreinterpretq_f32_s8(low);
+      v[2 * i + 1] = vreinterpretq_f32_s8(high);
+    } else if constexpr (i % 2 == 0) {
+      if constexpr (i + 1 < V / 2) {
+        take_pair(p, low, high);
+        widen<type>(low, v + 2 * i);
+        widen<type>(high, v + 2 * i + 2);
+      } else {
+        widen<type>(vld1q_s8(reinterpret_cast<const int8_t*>(p)), v + 2 * i);
+        p += 16;
+      }
+    }
+  });
+}
+
+// The first `count` of four elements; the other lanes are 0.
 template <DType type>
 inline float32x4_t load_some(const void* from, int count) {
   if (count >= 4) return load4<type>(from);
