@@ -6,6 +6,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -120,7 +121,8 @@ def _power_sensors(hwmon: Path) -> list[tuple[str, Callable[[], float]]]:
     for i in INA3221_CHANNELS:
         volts, amperes = hwmon / f"in{i}_input", hwmon / f"curr{i}_input"  # mV, mA
         if number(volts) is not None and number(amperes) is not None:
-            found.append((text(hwmon / f"in{i}_label") or f"{kind} {i}", lambda v=volts, a=amperes: _product(v, a)))  # type: ignore[misc]
+            name = text(hwmon / f"in{i}_label") or f"{kind} {i}"
+            found.append((name, partial(_product, volts, amperes)))
     return found
 
 

@@ -1,4 +1,4 @@
-"""What the system says of its own state: temperatures, clocks, throttling. Figures taken hot or throttled are others."""
+"""What the system says of its own state: temperatures, clocks, throttling. Hot machines give other figures."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def clocks(root: Path = ROOT) -> dict[str, float]:
 
 def throttles(root: Path = ROOT) -> int | None:
     counts = [
-        number(cpu / "thermal_throttle/core_throttle_count") for cpu in _numbered(root / "sys/devices/system/cpu", "cpu")
+        number(cpu / "thermal_throttle/core_throttle_count")
+        for cpu in _numbered(root / "sys/devices/system/cpu", "cpu")
     ]
     known = [count for count in counts if count is not None]
     return int(sum(known)) if known else None

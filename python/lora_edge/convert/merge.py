@@ -27,8 +27,8 @@ def merge_adapters(
     *,
     progress: Progress | None = None,
 ) -> Path:
-    """Writes W + Σ weight · scale · B A of a base (a GGUF file) and adapters (GGUF or PEFT, each with its weight), rounded
-    to the types of the base's tensors; everything else is the base's.
+    """Writes W + Σ weight · scale · B A of a base (a GGUF file) and adapters (GGUF or PEFT, each with its weight),
+    rounded to the types of the base's tensors; everything else is the base's.
 
     A tied output becomes a tensor of its own where an adapter changes it or the embedding alone. ValueError: an
     adapter is not for this base, or the sum doesn't fit the type. Memory: about the largest tensor.

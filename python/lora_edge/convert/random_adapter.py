@@ -23,7 +23,7 @@ MAX_RANK = 1 << 12
 
 
 def random_factors(info: BaseInfo, rank: int, seed: int) -> Iterator[tuple[int, str, Array, Array]]:
-    """(layer, module, A [rank, k], B [n, rank]) of all seven linears of every layer, float16, in Hugging Face's layout."""
+    """(layer, module, A [rank, k], B [n, rank]) of all seven linears of each layer, f16, in Hugging Face's layout."""
     if not 1 <= rank <= MAX_RANK:
         raise ValueError(f"[adapter] rank is {rank}, not from 1 to {MAX_RANK}")
     rng = np.random.default_rng(seed)
