@@ -86,7 +86,10 @@ def _states(states: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _state(state: Mapping[str, Any]) -> str:
-    parts = [f"{name} {celsius:.1f} °C" for name, celsius in state["temperatures"].items()]
+    parts = []
+    if state["temperatures"]:
+        name, celsius = max(state["temperatures"].items(), key=lambda zone: zone[1])
+        parts.append(f"{celsius:.1f} °C in {name}, the hottest zone")
     if state["clocks"]:
         low, high = min(state["clocks"].values()), max(state["clocks"].values())
         parts.append(f"{low:.0f} MHz" if low == high else f"{low:.0f}-{high:.0f} MHz")
