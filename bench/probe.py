@@ -3,10 +3,10 @@
     python bench/probe.py lora_edge|llama.cpp BASE ADAPTER THREADS
     python bench/probe.py core BASE - THREADS                           # lora_edge's core: no tokenizer, no adapter
 
-"load": seconds from the file to a model that is ready, nothing of it in this process before. "imports": peak before
-loading. "peak": peak resident size at the end, pages of the mapped file included; "beside_file": the most that was
-resident without the base's pages, after loading or at the end. "anonymous": the process's own pages at the end, less
-those before loading; "kv": keys and values among them. Linux only: from /proc/self (getrusage's ru_maxrss begins with
+"load": seconds from the base's file to a model that is ready, nothing of it in this process before. "imports": peak
+before loading. "peak": peak resident size at the end, pages of the mapped file included; "beside_file": the most that
+was resident without the base's pages, after loading or at the end. "anonymous": the process's own pages at the end,
+less those before loading; "kv": the core's keys and values among them. Linux only: from /proc/self (getrusage's ru_maxrss begins with
 the peak of the process that started this one).
 """
 
@@ -15,10 +15,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from engines import ENGINES, N_CTX, Edge
+from engines import ENGINES, N_CTX, Engine
 from lora_edge import _core
 
 
@@ -42,21 +42,15 @@ def of_file(path: Path) -> int:
     return total
 
 
-def start(
-    name: str, base: Path, adapter: Path, threads: int
-) -> tuple[Callable[[Sequence[int]], object], Callable[[], int]]:
-    """Feeds tokens, and tells the bytes of keys and values."""
-    if name == "core":
-        model = _core.Model(str(base), N_CTX, threads, "auto")
-        sequence = _core.Sequence(model, [])
-        return lambda ids: model.forward([(sequence, ids)]), lambda: model.kv_bytes
-    engine = ENGINES[name](base, {"one": adapter}, threads=threads)
-    engine.start()
-    engine.use("one")
-    if isinstance(engine, Edge):
-        model = engine.model
-        return engine.feed, lambda: model.memory()["kv"]
-    return engine.feed, lambda: 0
+class Core:
+    """The part of lora_edge that is no Python."""
+
+    def __init__(self, base: Path, *, threads: int) -> None:
+        self.model = _core.Model(str(base), N_CTX, threads, "auto")
+        self.sequence = _core.Sequence(self.model, [])
+
+    def feed(self, ids: Sequence[int]) -> None:
+        self.model.forward([(self.sequence, ids)])
 
 
 def main() -> None:
@@ -65,12 +59,16 @@ def main() -> None:
         import llama_cpp  # noqa: F401
     before = {"imports": resident("VmHWM"), "anonymous": resident("RssAnon")}
     begin = time.perf_counter()
-    feed, kv = start(name, base, adapter, threads)
+    engine = Core(base, threads=threads) if name == "core" else ENGINES[name](base, threads=threads)
     seconds = time.perf_counter() - begin
+    if isinstance(engine, Engine):
+        engine.load_adapter("one", adapter)
+        engine.start()
+        engine.use("one")
     loaded = resident("VmHWM") - of_file(base)
-    feed(list(range(1, 65)))
+    engine.feed(list(range(1, 65)))
     for token in range(1, 25):
-        feed([token])
+        engine.feed([token])
     own = resident("RssAnon") - before["anonymous"]
     found = {
         "load": seconds,
@@ -78,7 +76,7 @@ def main() -> None:
         "peak": resident("VmHWM"),
         "beside_file": max(loaded, resident("VmRSS") - of_file(base)),
         "anonymous": own,
-        "kv": kv(),
+        "kv": engine.model.kv_bytes if isinstance(engine, Core) else None,
     }
     print(json.dumps(found))
 

@@ -96,7 +96,7 @@ class Report:
         bound: str,
         note: str,
     ) -> None:
-        cells = [f"{statistics.median(values[e]):.4g}" if e in values else "-" for e in ENGINE_CELLS]
+        cells = [_figure(statistics.median(values[e])) if e in values else "-" for e in ENGINE_CELLS]
         ours, theirs = (values.get(e, ()) for e in ENGINE_CELLS)
         comparable = len(ours) == len(theirs) > 0 and min(*ours, *theirs) > 0
         self.rows.append(
@@ -107,6 +107,10 @@ class Report:
         rows = [HEADER, *self.rows]
         widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
         return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+
+
+def _figure(x: float) -> str:
+    return f"{x:.0f}" if abs(x) >= 1000 else f"{x:.4g}"
 
 
 def _percent(r: Ratio, minus: int = 0) -> str:
