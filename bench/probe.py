@@ -6,8 +6,8 @@
 "load": seconds from the base's file to a model that is ready, nothing of it in this process before. "imports": peak
 before loading. "peak": peak resident size at the end, pages of the mapped file included; "beside_file": the most that
 was resident without the base's pages, after loading or at the end. "anonymous": the process's own pages at the end,
-less those before loading; "kv": the core's keys and values among them. Linux only: from /proc/self (getrusage's ru_maxrss begins with
-the peak of the process that started this one).
+less those before loading; "kv": the core's keys and values among them. Linux only: from /proc/self (getrusage's
+ru_maxrss begins with the peak of the process that started this one).
 """
 
 from __future__ import annotations
