@@ -87,10 +87,10 @@ def test_large_vocabulary(
             seconds[name].append(found["load"])
             memory[name].append(found["beside_file"])
     what = f"{LARGE_VOCABULARY:,} tokens"
-    note = f"new process, file of {base.stat().st_size / 1e6:.0f} MB in the page cache, r{RANK} adapter included"
+    note = f"new process, file of {base.stat().st_size / 1e6:.0f} MB in the page cache"
     report.time(files.model, f"{what}: load", seconds, target=f"< {1e3 * MOST_SECONDS:.0f}", note=note)
     most = {name: max(values) for name, values in memory.items()}
-    note = "whole process without the base's pages: the most after loading or at the end"
+    note = f"whole process with an r{RANK} adapter, without the base's pages: the most after loading or at the end"
     report.size(files.model, f"{what}: memory", most, target=f"<= {MOST_MEMORY / 1e6:.0f}", note=note)
     assert most[Edge.name] <= MOST_MEMORY
     assert statistics.median(seconds[Edge.name]) < MOST_SECONDS
