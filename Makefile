@@ -53,7 +53,7 @@ bench: $(VENV)/installed
 
 include tools/arm/arm.mk
 include tools/fuzz.mk
-include tools/avx512.mk
+include tools/vnni.mk
 
 clean:
 	rm -rf build dist $(VENV) $(PEER)

@@ -3,7 +3,7 @@
 set -eu
 echo '#include <simde/x86/avx512/dpbusd.h>' | g++ -x c++ -fsyntax-only - 2>/dev/null && exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    echo "make avx512 needs SIMDe; on Debian run: sudo apt-get install libsimde-dev" >&2
+    echo "make vnni needs SIMDe; on Debian run: sudo apt-get install libsimde-dev" >&2
     exit 1
 fi
 echo "installing libsimde-dev"

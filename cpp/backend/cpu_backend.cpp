@@ -2,10 +2,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <new>
 #include <thread>
 
+#include "backend/attention.h"
 #include "backend/backend.h"
+#include "backend/buffer.h"
 #include "base/thread_pool.h"
 #include "kernels/kernels.h"
 
@@ -22,31 +23,6 @@ constexpr int kRankChunk = 8;
 // A thread that needs u = A·x polls this many times before it offers its core to those that make it.
 constexpr int kPolls = 2000;
 
-struct AlignedFree {
-  void operator()(uint8_t* p) const { ::operator delete(p, std::align_val_t{64}); }
-};
-
-// Grows and is never shrunk; contents are lost on growth.
-class Buffer {
- public:
-  template <class T>
-  T* get(size_t n) {
-    const size_t bytes = n * sizeof(T);
-    if (bytes > size_) {
-      data_.reset();
-      size_ = 0;
-      data_.reset(static_cast<uint8_t*>(::operator new(bytes, std::align_val_t{64})));
-      size_ = bytes;
-    }
-    return reinterpret_cast<T*>(data_.get());
-  }
-  size_t size() const { return size_; }
-
- private:
-  std::unique_ptr<uint8_t, AlignedFree> data_;
-  size_t size_ = 0;
-};
-
 // One adapter's part in one linear for the rows of one group: u = scale · A·x lies in columns [u0, u0 + r) of the u
 // rows.
 struct LowRankPart {
@@ -59,13 +35,13 @@ struct LowRankPart {
 
 class CpuBackend final : public Backend {
  public:
-  explicit CpuBackend(int threads) : table_(active_table()), pool_(threads) {
+  explicit CpuBackend(int threads) : table_(active_table()), pool_(threads), attention_(table_, pool_) {
     scratch_.get<uint8_t>(static_cast<size_t>(pool_.size()) * kScratchBytes);
   }
 
   int threads() const override { return pool_.size(); }
   size_t n_bytes() const override {
-    return scratch_.size() + xq_.size() + xd_.size() + xs_.size() + u_.size() + y_.size();
+    return scratch_.size() + xq_.size() + xd_.size() + xs_.size() + u_.size() + y_.size() + attention_.n_bytes();
   }
 
   void embed(const Weight& w, int id, const int* tokens, const std::vector<RowGroup>& groups, int m,
@@ -168,29 +144,18 @@ class CpuBackend final : public Backend {
         if (q_norm) table_.rms_norm(head, q_norm, c.rms_eps, hd, head);
         table_.rope(head, row_cos, row_sin, c.n_rot, c.rope_interleaved);
       }
-      uint8_t* page = rows[size_t(i)].kv->page(rows[size_t(i)].position);
-      const size_t slot = size_t(rows[size_t(i)].position % kPagePositions) * size_t(hd) * kv.element;
       for (int h = 0; h < c.n_head_kv; ++h) {
         float* head = k + size_t(i) * c.kv_dim() + h * hd;
         if (k_norm) table_.rms_norm(head, k_norm, c.rms_eps, hd, head);
         table_.rope(head, row_cos, row_sin, c.n_rot, c.rope_interleaved);
-        store(head, page + kv.offset(layer, h, false) + slot, hd, kv.type);
-        store(v + size_t(i) * c.kv_dim() + h * hd, page + kv.offset(layer, h, true) + slot, hd, kv.type);
       }
+      attention_.store(kv, layer, rows[size_t(i)], k + size_t(i) * c.kv_dim(), v + size_t(i) * c.kv_dim());
     });
   }
 
   void attention(const Config& c, const KvLayout& kv, int layer, const std::vector<RowPlace>& rows, const float* q,
                  float* out) override {
-    const int group = c.n_head / c.n_head_kv;
-    const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
-    pool_.run(int(rows.size()) * c.n_head_kv, [&](int task, int) {
-      const int i = task / c.n_head_kv, h = task % c.n_head_kv;
-      const size_t at = size_t(i) * c.q_dim() + size_t(h) * group * c.head_dim;
-      table_.attention[int(kv.type)]({q + at, group, c.head_dim, rows[size_t(i)].kv->pages(),
-                                      kv.offset(layer, h, false), kv.offset(layer, h, true),
-                                      rows[size_t(i)].position + 1, scale, out + at});
-    });
+    attention_.run(c, kv, layer, rows, q, out);
   }
 
   void swiglu(float* gate, const float* up, int m, int n) override {
@@ -275,18 +240,11 @@ class CpuBackend final : public Backend {
     }
   }
 
-  void store(const float* x, uint8_t* out, int n, DType type) {
-    if (type == DType::f32) {
-      std::memcpy(out, x, size_t(n) * 4);
-    } else {
-      table_.f32_to_f16(x, reinterpret_cast<uint16_t*>(out), n);
-    }
-  }
-
   void* scratch(int thread) { return scratch_.get<uint8_t>(0) + size_t(thread) * kScratchBytes; }
 
   const Table& table_;
   ThreadPool pool_;
+  Attention attention_;
   Buffer scratch_, xq_, xd_, xs_, u_, y_;
   std::vector<Chunk> chunks_;
   std::vector<LowRankTask> tasks_;

@@ -203,8 +203,7 @@ void bind_model(py::module_& m) {
       .def_property_readonly("config", config)
       .def_property_readonly("n_ctx", &Model::n_ctx)
       .def_property_readonly("threads", &Model::threads)
-      .def_property_readonly("kv_type",
-                             [](const Model& model) { return model.kv_type() == DType::f32 ? "f32" : "f16"; })
+      .def_property_readonly("kv_type", [](const Model& model) { return dtype_name(model.kv_type()); })
       .def_property_readonly("kv_bytes", [](const Model& model) { return model.kv_bytes()->load(); })
       .def_property_readonly("buffer_bytes", &Model::buffer_bytes)
       .def("linear_shapes", linear_shapes)

@@ -10,6 +10,11 @@ namespace lora_edge {
 enum class DType { f32 = 0, f16 = 1, bf16 = 2, q8_0 = 3 };
 constexpr int kDTypes = 4;
 
+inline const char* dtype_name(DType type) {
+  constexpr const char* kNames[kDTypes] = {"f32", "f16", "bf16", "q8_0"};
+  return kNames[static_cast<int>(type)];
+}
+
 constexpr int kBlock = 32;  // elements of a quantised block
 
 struct BlockQ8_0 {

@@ -5,6 +5,9 @@
 #include "base/error.h"
 #include "kernels/kernels.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #if defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -35,6 +38,24 @@ bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
 
+#if defined(LORA_EDGE_HAVE_AVX_VNNI)
+const Table& avx_vnni_table() {
+  static const Table table = [] {
+    Table t = avx2_table();
+    avx_vnni::install(t);
+    return t;
+  }();
+  return table;
+}
+bool has_avx_vnni() {
+#if defined(LORA_EDGE_EMULATE_VNNI)
+  return has_avx2();
+#endif
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;  // GCC 9's __builtin_cpu_supports doesn't know it
+  return has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 4 & 1) != 0;
+}
+#endif
+
 #if defined(LORA_EDGE_HAVE_AVX512_VNNI)
 const Table& avx512_vnni_table() {
   static const Table table = [] {
@@ -45,7 +66,7 @@ const Table& avx512_vnni_table() {
   return table;
 }
 bool has_avx512_vnni() {
-#if defined(LORA_EDGE_EMULATE_AVX512)
+#if defined(LORA_EDGE_EMULATE_VNNI)
   return has_avx2();
 #endif
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -118,6 +139,9 @@ const TableInfo* all_tables(int* count) {
       {"ref", true, ref_table},
 #if defined(__x86_64__) && defined(LORA_EDGE_HAVE_AVX2)
       {"avx2", has_avx2(), avx2_table},
+#if defined(LORA_EDGE_HAVE_AVX_VNNI)
+      {"avx_vnni", has_avx_vnni(), avx_vnni_table},
+#endif
 #if defined(LORA_EDGE_HAVE_AVX512_VNNI)
       {"avx512_vnni", has_avx512_vnni(), avx512_vnni_table},
 #endif

@@ -6,7 +6,8 @@
 //  - dot16: a dot product of floats runs in 16 lanes, element i in lane i % 16, one fused multiply-add each, then
 //    lanes l and l + 8 are added, then l and l + 4, l + 2, l + 1. Missing elements count as zeros.
 //  - Q8_0: blocks in order; acc = fma(dw · dx, float(exact integer dot product), acc), from acc = 0.
-//  - low-rank: y = fma(u[t], Bt[t][j], y) for t in order.
+//  - low-rank: y = fma(u[t], Bt[t][j], y) for t in order. So are attention's scores (Bt = K, transposed) and values (Bt
+//  = V).
 //  - exp is the polynomial in ref/ref.cpp, evaluated with the same fused steps.
 // Shapes: m rows (tokens), n outputs, k depth, r rank. Kernels do no allocation, threading or detection.
 #pragma once
@@ -45,18 +46,8 @@ struct LowRankArgs {
   int n0, n1;
 };
 
-// Attention of one row for the `group` query heads that share one KV head: out[g] = softmax(scale · q[g] K^T) V over
-// the positions [0, n_pos), walked in pages of kPagePositions with a running maximum (Milakov & Gimelshein 2018).
+// Keys and values are cached in pages of this many positions.
 constexpr int kPagePositions = 64;
-struct AttentionArgs {
-  const float* q;  // [group, d]
-  int group, d;
-  const uint8_t* const* pages;  // one per kPagePositions positions
-  size_t k_offset, v_offset;    // bytes from a page's start to its [kPagePositions, d] of this layer and KV head
-  int n_pos;
-  float scale;
-  float* out;  // [group, d]
-};
 
 constexpr size_t kScratchBytes = 512 * 1024;
 
@@ -65,8 +56,18 @@ struct Table {
   // Indexed by DType.
   void (*matmul[kDTypes])(const MatmulArgs&);
   void (*dequantize[kDTypes])(const void* w, float* out, int k);
-  void (*lowrank[kDTypes])(const LowRankArgs&);      // f32, f16, bf16
-  void (*attention[kDTypes])(const AttentionArgs&);  // KV type f32, f16
+  void (*lowrank[kDTypes])(const LowRankArgs&);  // f32, f16, bf16
+  // One page of m queries' attention: scores p[n] become exp(scale · p - max), max being the largest so far, and what
+  // `state` holds of the pages before is scaled to it. state: the weighted sum of values [d], max, and the sum of the
+  // exponentials, fma(sum, keep, those of this page in dot16's lanes and order). It begins as zeros, -inf and 0.
+  // Scores lie kPagePositions apart, states `ld`. A running maximum: Milakov & Gimelshein 2018.
+  void (*softmax_page)(float* p, int n, int m, float scale, float* state, size_t ld, int d);
+  // state becomes that of its pages and those of `later`: fma(later, exp(max of later - max), state · exp(its max -
+  // max)).
+  void (*softmax_merge)(float* state, const float* later, int d);
+  // A page of keys as Q8_0 caches keep them, bytes [d][positions] and f16 scales [d / 32][positions], to out
+  // [d][positions].
+  void (*dequantize_keys)(const int8_t* q, const uint16_t* scales, int d, float* out);
   // x[k] -> q[k], d[k / 32] with d = max|x| / 127 and q = round-half-even(x / d), as ggml's Q8_0; d stays f32. s[k /
   // 32] is the sum of each block of q: products of unsigned by signed bytes, w + 128 by x, are too large by 128 · s.
   void (*quantize_q8)(const float* x, int8_t* q, float* d, int32_t* s, int k);
@@ -103,6 +104,9 @@ void install(Table&);
 }
 #if defined(__x86_64__)
 namespace avx2 {
+void install(Table&);
+}
+namespace avx_vnni {
 void install(Table&);
 }
 namespace avx512_vnni {

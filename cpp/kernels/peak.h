@@ -12,6 +12,9 @@ int64_t int8_peak(int rounds);
 namespace avx2 {
 int64_t int8_peak(int rounds);
 }
+namespace avx_vnni {
+int64_t int8_peak(int rounds);
+}
 namespace avx512_vnni {
 int64_t int8_peak(int rounds);
 }

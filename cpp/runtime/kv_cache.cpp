@@ -6,13 +6,12 @@
 
 namespace lora_edge {
 
-KvLayout::KvLayout(const Config& c, DType kv_type)
-    : type(kv_type), n_head_kv(c.n_head_kv), head_dim(c.head_dim), element(kv_type == DType::f32 ? 4 : 2) {
+KvLayout::KvLayout(const Config& c, DType kv_type) : type(kv_type), n_head_kv(c.n_head_kv), head_dim(c.head_dim) {
   page_bytes = offset(c.n_layer, 0, false);
 }
 
 size_t KvLayout::offset(int layer, int head, bool value) const {
-  const size_t block = static_cast<size_t>(kPagePositions) * static_cast<size_t>(head_dim) * element;
+  const size_t block = kPagePositions * row_bytes(type, static_cast<size_t>(head_dim));
   const size_t index = (static_cast<size_t>(layer) * static_cast<size_t>(n_head_kv) + static_cast<size_t>(head)) * 2;
   return (index + (value ? 1 : 0)) * block;
 }
@@ -21,6 +20,7 @@ KvPage::KvPage(size_t n_bytes, std::shared_ptr<std::atomic<size_t>> total)
     : data_(static_cast<uint8_t*>(::operator new(n_bytes, std::align_val_t{64}))),
       n_bytes_(n_bytes),
       total_(std::move(total)) {
+  std::memset(data_, 0, n_bytes_);  // positions not yet stored are read, though nothing is made of them
   total_->fetch_add(n_bytes_);
 }
 

@@ -10,14 +10,17 @@
 
 namespace lora_edge {
 
-// A page holds kPagePositions positions of all layers and KV heads: [layer][kv head][K or V][position][head_dim].
+// A page holds kPagePositions positions of all layers and KV heads: [layer][kv head][K or V]. K lies transposed, so
+// that the scores of neighbouring positions are neighbours: [head_dim][position]; V [position][head_dim]. As Q8_0,
+// blocks of 32 of a position's numbers share a scale: K is bytes [head_dim][position], then scales [head_dim /
+// 32][position]; V is blocks as in a file.
 struct KvLayout {
   KvLayout(const Config& c, DType type);
-  DType type;  // f32 or f16
+  DType type;  // f32, f16 or q8_0
   int n_head_kv, head_dim;
-  size_t element, page_bytes;
+  size_t page_bytes;
 
-  size_t offset(int layer, int head, bool value) const;  // bytes to [kPagePositions, head_dim]
+  size_t offset(int layer, int head, bool value) const;  // bytes
 };
 
 class KvPage {

@@ -19,7 +19,8 @@ std::string shape_text(const std::vector<uint64_t>& shape) {
 DType choose_kv_type(const std::string& name, DType weights) {
   if (name == "f32") return DType::f32;
   if (name == "f16") return DType::f16;
-  if (name != "auto") fail_input("[model] kv_type '", name, "' is unknown; auto, f16 and f32 are possible");
+  if (name == "q8_0") return DType::q8_0;
+  if (name != "auto") fail_input("[model] kv_type '", name, "' is unknown; auto, f32, f16 and q8_0 are possible");
   return weights == DType::f32 ? DType::f32 : DType::f16;
 }
 
@@ -65,6 +66,9 @@ Model::Model(const FileSource& source, const ModelOptions& options)
   if (config_.window > 0 && n_ctx_ > config_.window)
     fail_input("[model] n_ctx is ", n_ctx_, ", but '", file_.path(), "' has attention in a sliding window of ",
                config_.window, " positions: longer contexts are not supported");
+  if (kv_.type == DType::q8_0 && config_.head_dim % kBlock != 0)
+    fail_input("[model] kv_type 'q8_0' needs heads of a multiple of ", kBlock, " elements; those of '", file_.path(),
+               "' have ", config_.head_dim, ": use f16");
   load_layers();
   check_kv_size();
   backend_ = make_cpu_backend(options.threads);

@@ -34,7 +34,8 @@ def load(
     "builtin" (None), which has its adapters loaded already.
 
     n_ctx: context in tokens, by default as trained; it allocates nothing until used. threads: by default one per
-    (big) core. device: "auto" or "cpu". kv_type: "auto" (f32 for F32 files, else f16), "f16" or "f32".
+    (big) core. device: "auto" or "cpu". kv_type: "auto" (f32 for F32 files, else f16), "f32",
+    "f16" or "q8_0" (half of f16's memory, for long contexts; rounds keys and values to 8 bits).
     A context manager. FileNotFoundError, or ValueError that names what is wrong with the file.
     """
     if device not in ("auto", "cpu"):

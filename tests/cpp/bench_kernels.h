@@ -76,36 +76,6 @@ inline void bench_matmul(const Table& t, DType type, int k, int n, int m, size_t
   std::fflush(stdout);
 }
 
-inline void bench_attention(const Table& t, DType type, int group, int d, int n_pos, int times) {
-  Random r(1);
-  const size_t element = type == DType::f32 ? 4 : 2, body = kPagePositions * static_cast<size_t>(d) * element;
-  const size_t n_pages = static_cast<size_t>((n_pos + kPagePositions - 1) / kPagePositions);
-  Guarded<uint8_t> kv(n_pages * 2 * body);
-  for (size_t i = 0; i < kv.size() / element; ++i) {
-    const float f = r.uniform();
-    const uint16_t h = f32_to_f16(f);
-    std::memcpy(kv.data() + i * element, element == 4 ? static_cast<const void*>(&f) : &h, element);
-  }
-  std::vector<const uint8_t*> pages;
-  for (size_t p = 0; p < n_pages; ++p) pages.push_back(kv.data() + p * 2 * body);
-  Guarded<float> q(static_cast<size_t>(group * d)), out(static_cast<size_t>(group * d));
-  for (float& v : q) v = r.uniform();
-  AttentionArgs a{};
-  a.q = q.data();
-  a.group = group;
-  a.d = d;
-  a.pages = pages.data();
-  a.v_offset = body;
-  a.n_pos = n_pos;
-  a.scale = 0.125f;
-  a.out = out.data();
-  const double s = median_seconds(times, [&] { t.attention[static_cast<int>(type)](a); });
-  std::printf("%-12s attention_%s group %d d %d n_pos %d: %6.2f GB/s of KV, %5.1f GFLOPS\n", t.name,
-              type == DType::f32 ? "f32" : "f16", group, d, n_pos, static_cast<double>(kv.bytes()) / s * 1e-9,
-              4.0 * group * d * n_pos / s * 1e-9);
-  std::fflush(stdout);
-}
-
 inline void bench_table(const Table& t) {
   constexpr size_t kMemory = 80u << 20;  // more than caches hold
   bench_matmul(t, DType::q8_0, 576, 1536, 1, kMemory, 15);
@@ -119,7 +89,6 @@ inline void bench_table(const Table& t) {
     bench_matmul(t, type, 576, 1536, 1, kMemory, 9);
     bench_matmul(t, type, 576, 1536, 64, 0, 9);
   }
-  for (const DType type : {DType::f32, DType::f16}) bench_attention(t, type, 3, 64, 2048, 25);
 }
 
 }  // namespace lora_edge

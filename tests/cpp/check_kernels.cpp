@@ -156,40 +156,57 @@ std::string lowrank_case(DType type, Random& r, const Table& ref, const Table& t
   return diff.empty() ? "" : concat(diff, " (m ", a.m, ", r ", a.r, ", n ", a.n, ", n0 ", a.n0, ", n1 ", a.n1, ")");
 }
 
-std::string attention_case(DType type, Random& r, const Table& ref, const Table& t) {
-  AttentionArgs a{};
-  const int sizes[] = {8, 16, 48, 64, 64, 80, 96, 128, 256};
-  a.d = r.chance(4) ? r.size(140) : r.pick(sizes);
-  a.group = r.size(9);
-  a.n_pos = r.size(r.chance(4) ? 700 : 150);
-  a.scale = r.chance(4) ? r.uniform() : 1.0f / std::sqrt(static_cast<float>(a.d));
-  const size_t d = static_cast<size_t>(a.d), element = type == DType::f32 ? 4 : 2;
-  const size_t body = kPagePositions * d * element, gap = 4 * static_cast<size_t>(r.range(0, 9));
-  a.k_offset = gap;
-  a.v_offset = gap + body;
-  if (r.chance(3)) std::swap(a.k_offset, a.v_offset);
-  const bool at_end = !r.chance(4);
-  std::vector<Guarded<uint8_t>> pages;
-  std::vector<const uint8_t*> starts;
-  for (int first = 0; first < a.n_pos; first += kPagePositions) {
-    pages.emplace_back(gap + 2 * body, at_end);
-    for (uint8_t& v : pages.back()) v = 0xff;  // NaN, and so are the positions from n_pos on
-    const size_t count = static_cast<size_t>(std::min(a.n_pos - first, kPagePositions));
-    fill_elements(r, type, pages.back().data() + a.k_offset, count * d);
-    fill_elements(r, type, pages.back().data() + a.v_offset, count * d);
-    starts.push_back(pages.back().freeze().data());
+// States as attention keeps them: values [d], maximum, sum; sometimes as they begin.
+Guarded<float> softmax_state(Random& r, size_t d) {
+  Guarded<float> state = floats(r, d + 2);
+  state[d + 1] = std::fabs(state[d + 1]);
+  if (r.chance(3)) {
+    for (float& v : state) v = 0.0f;
+    state[d] = -INFINITY;
   }
-  a.pages = starts.data();
-  const size_t count = static_cast<size_t>(a.group) * d;
-  Guarded<float> q = floats(r, count);
-  a.q = q.freeze().data();
-  Outputs<float> out(r, count, at_end);
-  a.out = out.want.data();
-  ref.attention[static_cast<int>(type)](a);
-  a.out = out.got.data();
-  t.attention[static_cast<int>(type)](a);
-  const std::string diff = out.difference("out");
-  return diff.empty() ? "" : concat(diff, " (group ", a.group, ", d ", a.d, ", n_pos ", a.n_pos, ")");
+  return state;
+}
+
+std::string softmax_page_case(Random& r, const Table& ref, const Table& t) {
+  const int n = r.range(1, kPagePositions), m = r.size(40), d = r.size(256);
+  const size_t ld = static_cast<size_t>(d + 2 + r.range(0, 9)), rows = static_cast<size_t>(m);
+  const float scale = r.chance(4) ? r.uniform() : 0.125f;
+  const bool at_end = !r.chance(4);
+  Outputs<float> p(r, (rows - 1) * kPagePositions + static_cast<size_t>(n), at_end);
+  Outputs<float> s(r, (rows - 1) * ld + static_cast<size_t>(d) + 2, at_end);
+  const Guarded<float> scores = floats(r, p.want.size());
+  for (float* to : {p.want.data(), p.got.data()}) std::copy_n(scores.data(), p.want.size(), to);
+  for (size_t i = 0; i < rows; ++i) {
+    const Guarded<float> state = softmax_state(r, static_cast<size_t>(d));
+    for (float* to : {s.want.data(), s.got.data()}) std::copy_n(state.data(), d + 2, to + i * ld);
+  }
+  ref.softmax_page(p.want.data(), n, m, scale, s.want.data(), ld, d);
+  t.softmax_page(p.got.data(), n, m, scale, s.got.data(), ld, d);
+  return p.difference("p") + s.difference("state");
+}
+
+std::string softmax_merge_case(Random& r, const Table& ref, const Table& t) {
+  const size_t d = static_cast<size_t>(r.size(256));
+  const Guarded<float> state = softmax_state(r, d);
+  Guarded<float> later = softmax_state(r, d);
+  later.freeze();
+  Outputs<float> s(r, d + 2, !r.chance(4));
+  for (float* to : {s.want.data(), s.got.data()}) std::copy_n(state.data(), d + 2, to);
+  ref.softmax_merge(s.want.data(), later.data(), static_cast<int>(d));
+  t.softmax_merge(s.got.data(), later.data(), static_cast<int>(d));
+  return s.difference("state");
+}
+
+std::string dequantize_keys_case(Random& r, const Table& ref, const Table& t) {
+  const size_t d = 32 * static_cast<size_t>(r.range(1, 8)), n = d * kPagePositions;
+  Guarded<int8_t> q(n, true);
+  Guarded<uint16_t> scales(n / kBlock, true);
+  fill_int8(r, q.data(), n, -127);
+  for (uint16_t& s : scales) s = f32_to_f16(r.uniform());
+  Outputs<float> out(r, n, true);
+  ref.dequantize_keys(q.data(), scales.data(), static_cast<int>(d), out.want.data());
+  t.dequantize_keys(q.data(), scales.data(), static_cast<int>(d), out.got.data());
+  return out.difference("out");
 }
 
 std::string quantize_case(Random& r, const Table& ref, const Table& t) {
@@ -328,7 +345,9 @@ std::vector<Member> members(const Table& ref, const Table& t) {
   by_type("matmul", &Table::matmul, matmul_case);
   by_type("dequantize", &Table::dequantize, dequantize_case);
   by_type("lowrank", &Table::lowrank, lowrank_case);
-  by_type("attention", &Table::attention, attention_case);
+  all.push_back({"softmax_page", softmax_page_case, t.softmax_page != ref.softmax_page});
+  all.push_back({"softmax_merge", softmax_merge_case, t.softmax_merge != ref.softmax_merge});
+  all.push_back({"dequantize_keys", dequantize_keys_case, t.dequantize_keys != ref.dequantize_keys});
   all.push_back({"quantize_q8", quantize_case, t.quantize_q8 != ref.quantize_q8});
   all.push_back({"f32_to_f16", to_f16_case, t.f32_to_f16 != ref.f32_to_f16});
   all.push_back({"add", add_case, t.add != ref.add});

@@ -152,11 +152,11 @@ def test_nothing_is_left_behind(
 # -- what a token costs -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("type", ["f32", "q8_0"])
-def test_work_is_what_the_file_says(type: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("type", "kv_type"), [("f32", "f32"), ("q8_0", "f16"), ("q8_0", "q8_0")])
+def test_work_is_what_the_file_says(type: str, kv_type: str, tmp_path: Path) -> None:
     rng = fresh_rng()
-    shape = tiny_model(tmp_path / "base.gguf", rng, "qwen2", type)
-    with Model(tmp_path / "base.gguf", threads=1) as model:
+    shape = tiny_model(tmp_path / "base.gguf", rng, "qwen2", type, head_dim=32)
+    with Model(tmp_path / "base.gguf", threads=1, kv_type=kv_type) as model:
         work = work_of(model)
         layers = {name: n * k for name, (n, k) in shape.linears.items() if name.startswith("blk.")}
         assert work.linears == sum(layers.values()) and work.output == shape.n_vocab * shape.d

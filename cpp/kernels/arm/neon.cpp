@@ -181,62 +181,33 @@ inline void multiply(float* x, float by, int n) {
   for (int i = 0; i < n; ++i) x[i] *= by;
 }
 
-// Up to kHeads heads share each load of K and V: the scores are a matmul with K, the output a low-rank update by V.
-constexpr int kHeads = 8;
+inline float exp1(float x) { return vgetq_lane_f32(exp_poly(vdupq_n_f32(x)), 0); }
 
-template <DType type>
-void attention_heads(const AttentionArgs& a, int first_head, int heads) {
-  float p[kHeads][kPagePositions];
-  float max[kHeads], sum[kHeads] = {};
-  float* out = a.out + static_cast<size_t>(first_head) * a.d;
-  for (int h = 0; h < heads; ++h) max[h] = -__builtin_inff();
-  for (int i = 0; i < heads * a.d; ++i) out[i] = 0.0f;
-
-  MatmulArgs scores{};
-  scores.w_stride = a.d * kSize<type>;
-  scores.k = a.d;
-  scores.m = heads;
-  scores.x = a.q + static_cast<size_t>(first_head) * a.d;
-  scores.ldx = a.d;
-  scores.y = p[0];
-  scores.ldy = kPagePositions;
-  LowRankArgs mix{};
-  mix.n = mix.n1 = a.d;
-  mix.m = heads;
-  mix.u = p[0];
-  mix.ldu = kPagePositions;
-  mix.y = out;
-  mix.ldy = a.d;
-  for (int first = 0; first < a.n_pos; first += kPagePositions) {
-    const uint8_t* page = a.pages[first / kPagePositions];
-    const int count = a.n_pos - first < kPagePositions ? a.n_pos - first : kPagePositions;
-    scores.w = page + a.k_offset;
-    scores.n1 = count;
-    matmul<type>(scores);
-    for (int h = 0; h < heads; ++h) {
-      multiply(p[h], a.scale, count);
-      float new_max = max[h];
-      for (int j = 0; j < count; ++j) new_max = p[h][j] > new_max ? p[h][j] : new_max;
-      const float page_sum = exp_sum(p[h], new_max, count, p[h]);
-      if (first) {
-        const float keep = vgetq_lane_f32(exp_poly(vdupq_n_f32(max[h] - new_max)), 0);
-        sum[h] = __builtin_fmaf(sum[h], keep, page_sum);
-        multiply(out + h * a.d, keep, a.d);
-      } else {
-        sum[h] = page_sum;
-      }
-      max[h] = new_max;
-    }
-    mix.bt = page + a.v_offset;
-    mix.r = count;
-    lowrank<type>(mix);
+void softmax_page(float* p, int n, int m, float scale, float* state, size_t ld, int d) {
+  for (; m > 0; --m, p += kPagePositions, state += ld) {
+    float &max = state[d], &sum = state[d + 1];
+    multiply(p, scale, n);
+    float new_max = max;
+    for (int j = 0; j < n; ++j) new_max = p[j] > new_max ? p[j] : new_max;
+    new_max += 0.0f;
+    const float page_sum = exp_sum(p, new_max, n, p);
+    const float keep = exp1(max - new_max);
+    sum = __builtin_fmaf(sum, keep, page_sum);
+    if (keep != 1.0f) multiply(state, keep, d);
+    max = new_max;
   }
-  for (int h = 0; h < heads; ++h) multiply(out + h * a.d, 1.0f / sum[h], a.d);
 }
 
-template <DType type>
-void attention(const AttentionArgs& a) {
-  for (int h = 0; h < a.group; h += kHeads) attention_heads<type>(a, h, a.group - h < kHeads ? a.group - h : kHeads);
+void softmax_merge(float* state, const float* later, int d) {
+  const float max = later[d] > state[d] ? later[d] : state[d];
+  const float keep = exp1(state[d] - max), add = exp1(later[d] - max);
+  for (int t = 0; t < d; t += 4) {
+    const int live = d - t;
+    const float32x4_t kept = vmulq_n_f32(load_some<DType::f32>(state + t, live), keep);
+    store_some(state + t, vfmaq_n_f32(kept, load_some<DType::f32>(later + t, live), add), live);
+  }
+  state[d] = max;
+  state[d + 1] = __builtin_fmaf(later[d + 1], add, state[d + 1] * keep);
 }
 
 // ---- rows ----
@@ -313,7 +284,6 @@ void install_type(Table& t) {
   t.matmul[static_cast<int>(type)] = matmul<type>;
   t.dequantize[static_cast<int>(type)] = dequantize<type>;
   t.lowrank[static_cast<int>(type)] = lowrank<type>;
-  if constexpr (type != DType::bf16) t.attention[static_cast<int>(type)] = attention<type>;
 }
 
 }  // namespace
@@ -324,6 +294,8 @@ void install(Table& t) {
   install_type<DType::f16>(t);
   install_type<DType::bf16>(t);
   install_q8(t);
+  t.softmax_page = softmax_page;
+  t.softmax_merge = softmax_merge;
   t.f32_to_f16 = f32_to_f16;
   t.add = add;
   t.rms_norm = rms_norm;

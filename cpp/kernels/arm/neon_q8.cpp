@@ -84,6 +84,21 @@ void dequantize(const void* w, float* out, int k) {
   }
 }
 
+// In columns of 8 positions: 32 rows share their scales.
+void dequantize_keys(const int8_t* q, const uint16_t* scales, int d, float* out) {
+  for (int b = 0; b < d; b += kBlock, scales += kPagePositions)
+    for (int j = 0; j < kPagePositions; j += 8) {
+      const float16x8_t half = vreinterpretq_f16_u16(vld1q_u16(scales + j));
+      const float32x4_t low = vcvt_f32_f16(vget_low_f16(half)), high = vcvt_high_f32_f16(half);
+      for (int t = b; t < b + kBlock; ++t) {
+        const int at = t * kPagePositions + j;
+        const int16x8_t wide = vmovl_s8(vld1_s8(q + at));
+        vst1q_f32(out + at, vmulq_f32(low, vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)))));
+        vst1q_f32(out + at + 4, vmulq_f32(high, vcvtq_f32_s32(vmovl_high_s16(wide))));
+      }
+    }
+}
+
 void quantize(const float* x, int8_t* q, float* d, int32_t* s, int k) {
   const float32x4_t high = vdupq_n_f32(127.0f), low = vdupq_n_f32(-127.0f);
   const uint32x4_t infinity = vdupq_n_u32(0x7f800000u);
@@ -116,6 +131,7 @@ void quantize(const float* x, int8_t* q, float* d, int32_t* s, int k) {
 void install_q8(Table& t) {
   t.matmul[static_cast<int>(DType::q8_0)] = matmul;
   t.dequantize[static_cast<int>(DType::q8_0)] = dequantize;
+  t.dequantize_keys = dequantize_keys;
   t.quantize_q8 = quantize;
 }
 

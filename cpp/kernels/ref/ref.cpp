@@ -102,39 +102,39 @@ float sum_exp(const float* x, float max, int n) {
   return reduce16(lane);
 }
 
-template <DType type>
-void attention(const AttentionArgs& a) {
-  constexpr size_t size = type == DType::f32 ? 4 : 2;
-  for (int g = 0; g < a.group; ++g) {
-    const float* q = a.q + g * a.d;
-    float* out = a.out + g * a.d;
-    float max = 0.0f, sum = 0.0f;
-    for (int d = 0; d < a.d; ++d) out[d] = 0.0f;
-    for (int first = 0; first < a.n_pos; first += kPagePositions) {
-      const uint8_t* page = a.pages[first / kPagePositions];
-      const int count = a.n_pos - first < kPagePositions ? a.n_pos - first : kPagePositions;
-      float p[kPagePositions];
-      float new_max = first ? max : -INFINITY;
-      for (int j = 0; j < count; ++j) {
-        p[j] = dot16<type>(page + a.k_offset + j * a.d * size, q, a.d) * a.scale;
-        new_max = p[j] > new_max ? p[j] : new_max;
-      }
-      const float keep = first ? exp_poly(max - new_max) : 0.0f;
-      float lane[kLanes] = {};
-      for (int j = 0; j < count; ++j) {
-        p[j] = exp_poly(p[j] - new_max);
-        lane[j % kLanes] += p[j];
-      }
-      sum = std::fmaf(sum, keep, reduce16(lane));
-      for (int d = 0; d < a.d; ++d) out[d] *= keep;
-      for (int j = 0; j < count; ++j)
-        for (int d = 0; d < a.d; ++d)
-          out[d] = std::fmaf(p[j], load<type>(page + a.v_offset, static_cast<size_t>(j) * a.d + d), out[d]);
-      max = new_max;
+void softmax_page(float* p, int n, int m, float scale, float* state, size_t ld, int d) {
+  for (; m > 0; --m, p += kPagePositions, state += ld) {
+    float &max = state[d], &sum = state[d + 1];
+    float new_max = max;
+    for (int j = 0; j < n; ++j) {
+      p[j] *= scale;
+      new_max = p[j] > new_max ? p[j] : new_max;
     }
-    const float scale = 1.0f / sum;
-    for (int d = 0; d < a.d; ++d) out[d] *= scale;
+    new_max += 0.0f;  // of zeros of both signs either may be the largest
+    float lane[kLanes] = {};
+    for (int j = 0; j < n; ++j) {
+      p[j] = exp_poly(p[j] - new_max);
+      lane[j % kLanes] += p[j];
+    }
+    const float keep = exp_poly(max - new_max);
+    sum = std::fmaf(sum, keep, reduce16(lane));
+    for (int t = 0; t < d; ++t) state[t] *= keep;
+    max = new_max;
   }
+}
+
+void softmax_merge(float* state, const float* later, int d) {
+  const float max = later[d] > state[d] ? later[d] : state[d];
+  const float keep = exp_poly(state[d] - max), add = exp_poly(later[d] - max);
+  for (int t = 0; t < d; ++t) state[t] = std::fmaf(later[t], add, state[t] * keep);
+  state[d] = max;
+  state[d + 1] = std::fmaf(later[d + 1], add, state[d + 1] * keep);
+}
+
+void dequantize_keys(const int8_t* q, const uint16_t* scales, int d, float* out) {
+  constexpr int n = kPagePositions;
+  for (int t = 0; t < d; ++t)
+    for (int j = 0; j < n; ++j) out[t * n + j] = f16_to_f32(scales[t / kBlock * n + j]) * q[t * n + j];
 }
 
 void quantize_q8(const float* x, int8_t* q, float* d, int32_t* s, int k) {
@@ -202,9 +202,9 @@ void install(Table& t) {
   t.lowrank[1] = lowrank<DType::f16>;
   t.lowrank[2] = lowrank<DType::bf16>;
   t.lowrank[3] = nullptr;
-  t.attention[0] = attention<DType::f32>;
-  t.attention[1] = attention<DType::f16>;
-  t.attention[2] = t.attention[3] = nullptr;
+  t.softmax_page = softmax_page;
+  t.softmax_merge = softmax_merge;
+  t.dequantize_keys = dequantize_keys;
   t.quantize_q8 = quantize_q8;
   t.f32_to_f16 = to_f16;
   t.add = add;

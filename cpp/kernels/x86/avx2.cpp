@@ -170,14 +170,30 @@ void dequantize(const void* w, float* out, int k) {
 template <class Keep>
 float exp_sum(const float* x, float max, int n, Keep keep) {
   const __m256 m = _mm256_set1_ps(max);
-  __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-  each8(n, [&](int i, auto lanes) {
-    const __m256 e = exp8(_mm256_sub_ps(lanes.load(x + i), m));
-    keep(i, lanes, e);
-    __m256& s = sum[i / kLanes % 2];  // a missing lane adds +0 to a sum that is never -0
-    s = _mm256_add_ps(s, lanes.select(e, _mm256_setzero_ps()));
-  });
-  return reduce16(sum[0], sum[1]);
+  __m256 low = _mm256_setzero_ps(), high = _mm256_setzero_ps();
+  int i = 0;
+  constexpr int kVectors = 4;
+  for (; i + kVectors * kLanes <= n; i += kVectors * kLanes) {
+    __m256 e[kVectors];
+    for (int v = 0; v < kVectors; ++v) e[v] = _mm256_sub_ps(_mm256_loadu_ps(x + i + v * kLanes), m);
+    exp_each<kVectors>(e);
+    for (int v = 0; v < kVectors; ++v) keep(i + v * kLanes, AllLanes{}, e[v]);
+    for (int v = 0; v < kVectors; v += 2) {
+      low = _mm256_add_ps(low, e[v]);
+      high = _mm256_add_ps(high, e[v + 1]);
+    }
+  }
+  const auto rest = [&](int at) {  // a missing lane adds +0 to a sum that is never -0
+    const FirstLanes lanes{lane_mask(n - at)};
+    const __m256 e = exp8(_mm256_sub_ps(lanes.load(x + at), m));
+    keep(at, lanes, e);
+    return lanes.select(e, _mm256_setzero_ps());
+  };
+  for (; i < n; i += 2 * kLanes) {
+    low = _mm256_add_ps(low, rest(i));
+    if (i + kLanes < n) high = _mm256_add_ps(high, rest(i + kLanes));
+  }
+  return reduce16(low, high);
 }
 
 float sum_exp(const float* x, float max, int n) {
@@ -201,39 +217,45 @@ float scale_and_max(float* x, float by, int n, float max) {
   return max8(best);
 }
 
-// Up to kGroup query heads at once, which share each load of K and V. In each page the scores are a matmul with K, and
-// the values a low-rank update by V.
-constexpr int kGroup = 12;
-template <DType type>
-void attention_group(const AttentionArgs& a, const float* q, int group, float* out) {
-  alignas(32) float p[kGroup][kPagePositions];
-  float max[kGroup], sum[kGroup];
-  const size_t d = static_cast<size_t>(a.d);
-  std::memset(out, 0, static_cast<size_t>(group) * d * sizeof(float));
-  for (int first = 0; first < a.n_pos; first += kPagePositions) {
-    const uint8_t* page = a.pages[first / kPagePositions];
-    const int count = a.n_pos - first < kPagePositions ? a.n_pos - first : kPagePositions;
-    dots<type>(Rows{page + a.k_offset, d * kSize<type>}, count, q, d, group, a.d, p[0], kPagePositions);
-    for (int g = 0; g < group; ++g) {
-      const float new_max = scale_and_max(p[g], a.scale, count, first ? max[g] : -__builtin_inff());
-      const float keep = first ? _mm256_cvtss_f32(exp8(_mm256_set1_ps(max[g] - new_max))) : 0.0f;
-      const float page_sum =
-          exp_sum(p[g], new_max, count, [&](int i, auto lanes, __m256 e) { lanes.store(p[g] + i, e); });
-      sum[g] = __builtin_fmaf(first ? sum[g] : 0.0f, keep, page_sum);
-      scale_row(out + static_cast<size_t>(g) * d, keep, a.d);
-      max[g] = new_max;
+inline float exp1(float x) { return _mm256_cvtss_f32(exp8(_mm256_set1_ps(x))); }
+
+// Query by query each step would wait for the one before; step by step the queries overlap.
+void softmax_page(float* p, int n, int m, float scale, float* state, size_t ld, int d) {
+  constexpr int kQueries = 16;
+  for (int q0 = 0; q0 < m; q0 += kQueries) {
+    const int queries = m - q0 < kQueries ? m - q0 : kQueries;
+    float max[kQueries], sum[kQueries];
+    alignas(32) float keep[kQueries] = {};
+    const auto scores = [&](int q) { return p + (q0 + q) * kPagePositions; };
+    const auto state_of = [&](int q) { return state + static_cast<size_t>(q0 + q) * ld; };
+    for (int q = 0; q < queries; ++q) {
+      max[q] = scale_and_max(scores(q), scale, n, state_of(q)[d]) + 0.0f;
+      keep[q] = state_of(q)[d] - max[q];
     }
-    updates<type>(page + a.v_offset, d, a.d, count, p[0], kPagePositions, group, out, d);
+    __m256 e[kQueries / kLanes];
+    for (int v = 0; v < kQueries / kLanes; ++v) e[v] = _mm256_load_ps(keep + v * kLanes);
+    exp_each<kQueries / kLanes>(e);
+    for (int v = 0; v < kQueries / kLanes; ++v) _mm256_store_ps(keep + v * kLanes, e[v]);
+    for (int q = 0; q < queries; ++q)
+      sum[q] = exp_sum(scores(q), max[q], n, [x = scores(q)](int i, auto lanes, __m256 v) { lanes.store(x + i, v); });
+    for (int q = 0; q < queries; ++q) {
+      float* s = state_of(q);
+      s[d] = max[q];
+      s[d + 1] = __builtin_fmaf(s[d + 1], keep[q], sum[q]);
+      if (keep[q] != 1.0f) scale_row(s, keep[q], d);
+    }
   }
-  for (int g = 0; g < group; ++g) scale_row(out + static_cast<size_t>(g) * d, 1.0f / sum[g], a.d);
 }
 
-template <DType type>
-void attention(const AttentionArgs& a) {
-  for (int g = 0; g < a.group; g += kGroup) {
-    const size_t offset = static_cast<size_t>(g) * static_cast<size_t>(a.d);
-    attention_group<type>(a, a.q + offset, a.group - g < kGroup ? a.group - g : kGroup, a.out + offset);
-  }
+void softmax_merge(float* state, const float* later, int d) {
+  const float max = later[d] > state[d] ? later[d] : state[d];
+  const float keep = exp1(state[d] - max), add = exp1(later[d] - max);
+  each8(d, [&](int i, auto lanes) {
+    const __m256 kept = _mm256_mul_ps(lanes.load(state + i), _mm256_set1_ps(keep));
+    lanes.store(state + i, _mm256_fmadd_ps(lanes.load(later + i), _mm256_set1_ps(add), kept));
+  });
+  state[d] = max;
+  state[d + 1] = __builtin_fmaf(later[d + 1], add, state[d + 1] * keep);
 }
 
 void f32_to_f16(const float* x, uint16_t* out, int n) {
@@ -303,7 +325,6 @@ void install_type(Table& t) {
   t.matmul[static_cast<int>(type)] = matmul<type>;
   t.dequantize[static_cast<int>(type)] = dequantize<type>;
   t.lowrank[static_cast<int>(type)] = lowrank<type>;
-  if constexpr (type != DType::bf16) t.attention[static_cast<int>(type)] = attention<type>;
 }
 
 }  // namespace
@@ -314,6 +335,8 @@ void install(Table& t) {
   install_type<DType::f16>(t);
   install_type<DType::bf16>(t);
   install_q8(t);
+  t.softmax_page = softmax_page;
+  t.softmax_merge = softmax_merge;
   t.f32_to_f16 = f32_to_f16;
   t.add = add;
   t.rms_norm = rms_norm;

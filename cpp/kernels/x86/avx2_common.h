@@ -89,23 +89,35 @@ inline float max8(__m256 v) {
   return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
 }
 
-// exp by the polynomial of ref.cpp. The operand order of max and min makes NaN -87, as there.
+// exp by the polynomial of ref.cpp, for `count` vectors step by step: one after another they would wait in the
+// scheduler for their own latency. The operand order of max and min makes NaN -87, as there.
+template <int count>
+inline void exp_each(__m256* x) {
+  __m256 n[count], p[count];
+  const auto each = [](auto step) {
+    for (int i = 0; i < count; ++i) step(i);
+  };
+  each([&](int i) {
+    x[i] = _mm256_min_ps(_mm256_max_ps(x[i], _mm256_set1_ps(-87.0f)), _mm256_set1_ps(88.0f));
+    n[i] = _mm256_round_ps(_mm256_mul_ps(x[i], _mm256_set1_ps(1.44269504088896341f)),
+                           _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  });
+  each([&](int i) { x[i] = _mm256_fmadd_ps(n[i], _mm256_set1_ps(-0.693359375f), x[i]); });
+  each([&](int i) { x[i] = _mm256_fmadd_ps(n[i], _mm256_set1_ps(2.12194440e-4f), x[i]); });
+  each(
+      [&](int i) { p[i] = _mm256_fmadd_ps(_mm256_set1_ps(1.9875691500e-4f), x[i], _mm256_set1_ps(1.3981999507e-3f)); });
+  constexpr float kCoefficients[] = {8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f};
+  for (const float c : kCoefficients) each([&](int i) { p[i] = _mm256_fmadd_ps(p[i], x[i], _mm256_set1_ps(c)); });
+  each([&](int i) {
+    p[i] = _mm256_add_ps(_mm256_fmadd_ps(p[i], _mm256_mul_ps(x[i], x[i]), x[i]), _mm256_set1_ps(1.0f));
+    const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n[i]), _mm256_set1_epi32(127));
+    x[i] = _mm256_mul_ps(p[i], _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
+  });
+}
+
 inline __m256 exp8(__m256 x) {
-  x = _mm256_max_ps(x, _mm256_set1_ps(-87.0f));
-  x = _mm256_min_ps(x, _mm256_set1_ps(88.0f));
-  const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504088896341f)),
-                                   _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m256 r = _mm256_fmadd_ps(n, _mm256_set1_ps(-0.693359375f), x);
-  r = _mm256_fmadd_ps(n, _mm256_set1_ps(2.12194440e-4f), r);
-  __m256 p = _mm256_set1_ps(1.9875691500e-4f);
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.3981999507e-3f));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(8.3334519073e-3f));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.1665795894e-2f));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.6666665459e-1f));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(5.0000001201e-1f));
-  p = _mm256_add_ps(_mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0f));
-  const __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-  return _mm256_mul_ps(p, _mm256_castsi256_ps(exponent));
+  exp_each<1>(&x);
+  return x;
 }
 
 }  // namespace

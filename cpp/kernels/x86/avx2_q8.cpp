@@ -1,106 +1,63 @@
 // Q8_0 on AVX2: matmul, dequantize and quantize.
-//
-// Products of bytes: maddubs wants unsigned times signed, so w · x = |w| · sign(x, w), exact for w >= -128 and
-// |x| <= 127: a pair sums to 2 · 128 · 127 at most, which int16 holds.
 #include "kernels/x86/q8_panel.h"
 
 namespace lora_edge::avx2 {
 namespace {
 
-// Sums of 4 neighbouring products in each of 8 lanes.
-inline __m256i dot4(__m256i w, __m256i w_abs, __m256i x) {
-  return _mm256_madd_epi16(_mm256_maddubs_epi16(w_abs, _mm256_sign_epi8(x, w)), _mm256_set1_epi16(1));
-}
+// Products of bytes: maddubs wants unsigned times signed, so w · x = |w| · ±x. A pair of products lies between
+// -2 · 128 · 128 and 2 · 127 · 127, which int16 holds.
+struct Products {
+  static constexpr bool kFlipped = false;
 
-// Few tokens: 8 rows at a time, straight from the file. Bound by memory, so later tokens find the rows in L1.
-constexpr int kFewTokens = 3;
-void matmul_few(const MatmulArgs& a) {
-  const int blocks = a.k / kBlock;
-  for (int j = a.n0; j < a.n1; j += kLanes) {
-    const int count = a.n1 - j < kLanes ? a.n1 - j : kLanes;
-    const uint8_t* row[kLanes];
-    row_pointers<kLanes>(a, j, count, row);
-    for (int i = 0; i < a.m; ++i) {
-      const int8_t* xq = a.xq + static_cast<size_t>(i) * static_cast<size_t>(a.k);
-      const float* xd = a.xd + static_cast<size_t>(i) * static_cast<size_t>(blocks);
-      __m256 acc = _mm256_setzero_ps();
-      for (int b = 0; b < blocks; ++b) {
-        if (i == 0) prefetch_next<kLanes>(row[0], a.w_stride, b);
-        const size_t offset = static_cast<size_t>(b) * kBlockBytes;
-        const __m256i x = load_bytes(xq + b * kBlock);
-        __m256i part[kLanes];
-        for (int r = 0; r < kLanes; ++r) {
-          const __m256i w = load_bytes(row[r] + offset + kScaleBytes);
-          // Not abs: that would load w a second time, and every other load crosses a cache line.
-          part[r] = dot4(w, _mm256_sign_epi8(w, w), x);
-        }
-        const __m256 scale = _mm256_mul_ps(load_scales(row, offset), _mm256_set1_ps(xd[b]));
-        acc = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(sum_rows(part)), acc);
-      }
-      store_lanes(a.y + static_cast<size_t>(i) * a.ldy + j, acc, count);
-    }
+  // Sums of 4 neighbouring products in each of 8 lanes.
+  static __m256i dot4(__m256i w_abs, __m256i x) {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(w_abs, x), _mm256_set1_epi16(1));
   }
-}
 
-// A panel times kTokens tokens. Registers: 4 tokens x 2 vectors of int32 sums, the weights and their absolute values
-// (4), x and products (3); the float sums are touched once per block only and may live on the stack.
-template <int kTokens>
-void panel_tile(const PanelBlock* panel, int blocks, bool first, const int8_t* xq, size_t ldq, const float* xd,
-                size_t ldd, float* y, size_t ldy, int count) {
-  __m256 acc[kTokens][2];
-  for (int t = 0; t < kTokens; ++t)
-    for (int v = 0; v < 2; ++v)
-      acc[t][v] =
-          first ? _mm256_setzero_ps() : load_lanes(y + static_cast<size_t>(t) * ldy + v * kLanes, count - v * kLanes);
-  for (int b = 0; b < blocks; ++b) {
-    __m256i dot[kTokens][2];
-    for (int t = 0; t < kTokens; ++t) dot[t][0] = dot[t][1] = _mm256_setzero_si256();
-#pragma GCC unroll 1  // unrolled, GCC regroups the sums and spills them
-    for (int e = 0; e < kBlock / 4; ++e) {
-      const __m256i w0 = load_bytes(panel[b].w[e][0]), w1 = load_bytes(panel[b].w[e][kLanes]);
-      const __m256i abs0 = _mm256_abs_epi8(w0), abs1 = _mm256_abs_epi8(w1);
-#pragma GCC unroll 4
-      for (int t = 0; t < kTokens; ++t) {
-        const __m256i x = _mm256_set1_epi32(load_i32(xq + static_cast<size_t>(t) * ldq + b * kBlock + e * 4));
-        dot[t][0] = _mm256_add_epi32(dot[t][0], dot4(w0, abs0, x));
-        dot[t][1] = _mm256_add_epi32(dot[t][1], dot4(w1, abs1, x));
-      }
-    }
-    for (int t = 0; t < kTokens; ++t) {
-      const __m256 dx = _mm256_set1_ps(xd[static_cast<size_t>(t) * ldd + static_cast<size_t>(b)]);
-      for (int v = 0; v < 2; ++v) {
-        const __m256 scale = _mm256_mul_ps(_mm256_load_ps(panel[b].d + v * kLanes), dx);
-        acc[t][v] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dot[t][v]), acc[t][v]);
-      }
-    }
-  }
-  for (int t = 0; t < kTokens; ++t)
-    for (int v = 0; v < 2; ++v)
-      store_lanes(y + static_cast<size_t>(t) * ldy + v * kLanes, acc[t][v], count - v * kLanes);
-}
+  // Not abs: that would load w a second time, and every other load crosses a cache line.
+  static __m256i few(__m256i w, __m256i x) { return dot4(_mm256_sign_epi8(w, w), _mm256_sign_epi8(x, w)); }
 
-void matmul(const MatmulArgs& a) {
-  if (a.m <= kFewTokens) return matmul_few(a);
-  constexpr decltype(&panel_tile<4>) kTiles[] = {panel_tile<1>, panel_tile<2>, panel_tile<3>, panel_tile<4>};
-  PanelBlock* panel = static_cast<PanelBlock*>(a.scratch);
-  const int blocks = a.k / kBlock;
-  const size_t ldq = static_cast<size_t>(a.k), ldd = static_cast<size_t>(blocks);
-  for (int j = a.n0; j < a.n1; j += kPanelRows) {
-    const int count = a.n1 - j < kPanelRows ? a.n1 - j : kPanelRows;
-    const uint8_t* row[kPanelRows];
-    row_pointers<kPanelRows>(a, j, count, row);
-    for (int b = 0; b < blocks; b += kPanelBlocks) {  // y holds the sums from one range of blocks to the next
-      const int depth = blocks - b < kPanelBlocks ? blocks - b : kPanelBlocks;
-      pack_panel<false>(row, a.w_stride, b, depth, panel);
-      for (int i = 0; i < a.m; i += 4) {
-        const int tokens = a.m - i < 4 ? a.m - i : 4;
-        const size_t t = static_cast<size_t>(i);
-        kTiles[tokens - 1](panel, depth, b == 0, a.xq + t * ldq + b * kBlock, ldq, a.xd + t * ldd + b, ldd,
-                           a.y + t * a.ldy + j, a.ldy, count);
+  // In panels the sign is taken off by xor, which runs beside the multiplications where sign would compete with them:
+  // ~x = -x - 1 for x where w < 0. The |w| that this is short of begins the sum.
+  struct Block {
+    uint8_t abs[kBlock / 4][kPanelRows][4];
+    uint8_t negative[kBlock / 4][kPanelRows][4];  // all ones where w < 0
+    int32_t missing[kPanelRows];                  // Σ |w| of w < 0
+    float d[kPanelRows];
+
+    void pack(int h, const __m256i* group) {
+      __m256i sum = _mm256_setzero_si256();
+      for (int e = 0; e < kBlock / 4; ++e) {
+        const __m256i w_abs = _mm256_abs_epi8(group[e]);
+        const __m256i mask = _mm256_cmpgt_epi8(_mm256_setzero_si256(), group[e]);
+        _mm256_store_si256(reinterpret_cast<__m256i*>(abs[e][h]), w_abs);
+        _mm256_store_si256(reinterpret_cast<__m256i*>(negative[e][h]), mask);
+        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w_abs, mask));  // by 0 or -1: no less than -2^11
       }
+      _mm256_store_si256(reinterpret_cast<__m256i*>(missing + h), _mm256_madd_epi16(sum, _mm256_set1_epi16(-1)));
     }
+  };
+  struct Rows {
+    __m256i abs, negative;
+  };
+  static Rows rows(const Block& block, int e, int h) {
+    return {load_bytes(block.abs[e][h]), load_bytes(block.negative[e][h])};
   }
-}
+  static __m256i begin(const Block& block, int h, int32_t) { return load_bytes(block.missing + h); }
+  static __m256i add(__m256i sum, const Rows& w, __m256i x) {
+    sum = _mm256_add_epi32(sum, dot4(w.abs, _mm256_xor_si256(x, w.negative)));
+    asm("" : "+x"(sum));  // else GCC regroups the sums and spills them
+    return sum;
+  }
+
+  // Registers: 4 tokens x 2 of sums, 4 of weights, x, ones and products. The float sums are touched once per block and
+  // may live on the stack.
+  static constexpr int kTokens = 4;
+  template <int n>
+  static void tile(const Tile<Block>& t) {
+    tile8<Products, n>(t);
+  }
+};
 
 void dequantize(const void* w, float* out, int k) {
   for (int b = 0; b < k / kBlock; ++b) {
@@ -113,6 +70,19 @@ void dequantize(const void* w, float* out, int k) {
       _mm256_storeu_ps(out + b * kBlock + e, _mm256_mul_ps(scale, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))));
     }
   }
+}
+
+// In columns of 8 positions: 32 rows share their scales.
+void dequantize_keys(const int8_t* q, const uint16_t* scales, int d, float* out) {
+  for (int b = 0; b < d; b += kBlock, scales += kPagePositions)
+    for (int j = 0; j < kPagePositions; j += kLanes) {
+      const __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales + j)));
+      for (int t = b; t < b + kBlock; ++t) {
+        const int at = t * kPagePositions + j;
+        const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(q + at));
+        _mm256_storeu_ps(out + at, _mm256_mul_ps(scale, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))));
+      }
+    }
 }
 
 // Four sums of eight bytes as if unsigned, 128 too large each byte; then their sum.
@@ -149,8 +119,9 @@ void quantize(const float* x, int8_t* q, float* d, int32_t* s, int k) {
 }  // namespace
 
 void install_q8(Table& t) {
-  t.matmul[static_cast<int>(DType::q8_0)] = matmul;
+  t.matmul[static_cast<int>(DType::q8_0)] = matmul_q8<Products>;
   t.dequantize[static_cast<int>(DType::q8_0)] = dequantize;
+  t.dequantize_keys = dequantize_keys;
   t.quantize_q8 = quantize;
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..model import Model
+from ..quant import Q8_0_BLOCK, Q8_0_BYTES
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,15 @@ def work_of(model: Model) -> Work:
     linears = sum(n * k for name, (n, k) in shapes.items() if name.startswith("blk."))
     return Work(
         weights=weights,
-        kv=2 * c.n_layer * c.n_head_kv * c.head_dim * (4 if model.core.kv_type == "f32" else 2),
+        kv=2 * c.n_layer * c.n_head_kv * _row_bytes(model.core.kv_type, c.head_dim),
         linears=linears,
         output=c.n_vocab * c.n_embd,
         q8=all(tensors[name][1] == "Q8_0" for name in shapes if name in tensors),
     )
+
+
+def _row_bytes(kind: str, n: int) -> int:
+    return n * Q8_0_BYTES // Q8_0_BLOCK if kind == "q8_0" else n * {"f32": 4, "f16": 2}[kind]
 
 
 def adapter_bytes(model: Model, names: Iterable[str]) -> int:

@@ -41,7 +41,7 @@ def add_model_flags(p: argparse.ArgumentParser, *, several_threads: bool = False
         g.add_argument("-t", "--threads", metavar="N", type=int, help="threads (default: one per physical core)")
     g.add_argument(
         "--kv-type",
-        choices=("auto", "f16", "f32"),
+        choices=("auto", "f32", "f16", "q8_0"),
         default="auto",
         help="type of cached keys and values (auto: f32 for F32 files, else f16)",
     )

@@ -1,6 +1,6 @@
-// Stands before the compiler's own header where a table for AVX-512 is checked on a machine without: SIMDe says in
-// plain C++ what the 512-bit intrinsics of avx512_vnni.cpp do, and three that it lacks are spelled out. Needs Debian's
-// libsimde-dev.
+// Stands before the compiler's own header where the tables with VNNI are checked on a machine without: SIMDe says in
+// plain C++ what the intrinsics of avx_vnni.cpp and avx512_vnni.cpp do, and three that it lacks are spelled out. Needs
+// Debian's libsimde-dev.
 #pragma once
 #include_next <immintrin.h>
 #include <simde/x86/avx512/dpbusd.h>
@@ -41,6 +41,7 @@ inline void mask_storeu_ps(float* p, simde__mmask16 lanes, simde__m512 v) {
 #define __m512 simde__m512
 #define __m512i simde__m512i
 #define __mmask16 simde__mmask16
+#define _mm256_dpbusd_avx_epi32 simde_mm256_dpbusd_epi32
 #define _mm256_dpbusd_epi32 simde_mm256_dpbusd_epi32
 #define _mm512_cvtepi32_ps emulated::cvtepi32_ps
 #define _mm512_dpbusd_epi32 simde_mm512_dpbusd_epi32
