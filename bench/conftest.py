@@ -1,34 +1,16 @@
-"""What the benchmarks share: options, model files (made once, under build/bench), engines, and the table at the end."""
+"""What the benchmarks share: options, model files, engines, and the table at the end."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from engines import ENGINES, Engine, Llama
+from models import Files, files_of, read_afresh
 from report import Report, machine
 
-ROOT = Path(__file__).resolve().parents[1]
-CACHE = ROOT / "build" / "bench"
-RANK = 16
-
 _report = Report()
-
-
-class Files(NamedTuple):
-    """A base, two adapters of it (all seven linears, f16), and the base with the first one merged; all Q8_0."""
-
-    model: str
-    base: Path
-    adapter: Path
-    other: Path
-    merged: Path
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -63,35 +45,10 @@ def report() -> Report:
 
 @pytest.fixture(scope="session")
 def files(request: pytest.FixtureRequest) -> Files:
-    name = request.param
-    stem = CACHE / name
-    made = Files(name, *(stem / f"{part}.gguf" for part in ("base", f"r{RANK}", f"r{RANK}-other", "merged")))
-    _make(made.base, "base", name, made.base)
-    _make(made.adapter, "adapter", made.base, made.adapter, "--rank", RANK, "--seed", 1)
-    _make(made.other, "adapter", made.base, made.other, "--rank", RANK, "--seed", 2)
-    _make(made.merged, "merge", made.base, made.adapter, made.merged)
+    made = files_of(request.param)
     for path in made[1:]:
-        _read_afresh(path)
+        read_afresh(path)
     return made
-
-
-def _make(path: Path, *args: object) -> None:
-    tool = ROOT / "tools" / "make_model.py"
-    if path.exists() and path.stat().st_mtime >= tool.stat().st_mtime:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run([sys.executable, tool, *map(str, args)], check=True)
-
-
-def _read_afresh(path: Path) -> None:
-    """Has the page cache drop a file and read it in one go, so that all files lie alike in memory: pages that were
-    left scattered, or are still being written back, slow decoding by up to a fifth."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        while file.read(1 << 22):
-            pass
 
 
 @pytest.fixture(scope="session")

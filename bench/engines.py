@@ -21,12 +21,21 @@ N_BATCH = 512
 
 
 class Engine(ABC):
-    """One base model, adapters beside it, one text at a time."""
+    """One base model, adapters beside it, and a text; or a batch of several texts, which takes the place of it."""
 
     name: str
 
     @abstractmethod
-    def __init__(self, base: Path, adapters: Mapping[str, Path] | None = None, *, threads: int) -> None: ...
+    def __init__(
+        self,
+        base: Path,
+        adapters: Mapping[str, Path] | None = None,
+        *,
+        threads: int,
+        n_ctx: int = N_CTX,
+        n_texts: int = 1,
+    ) -> None:
+        """n_ctx: tokens that a text may have; n_texts: how many a batch may have."""
 
     @abstractmethod
     def load_adapter(self, name: str, path: Path) -> None: ...
@@ -47,8 +56,20 @@ class Engine(ABC):
         """Computes the tokens, and the logits after the last."""
 
     @abstractmethod
+    def truncate(self, n: int) -> None:
+        """Keeps the first n tokens of the text."""
+
+    @abstractmethod
     def logits(self) -> NDArray[np.float32]:
         """[n_vocab] after the last token."""
+
+    @abstractmethod
+    def start_batch(self, adapters: Sequence[str | None]) -> None:
+        """Begins a text for each entry, which runs with that adapter."""
+
+    @abstractmethod
+    def feed_batch(self, tokens: Sequence[int]) -> None:
+        """Computes one token of each text of the batch, and the logits after it."""
 
     @abstractmethod
     def close(self) -> None: ...
@@ -59,8 +80,17 @@ class Edge(Engine):
 
     name = "lora_edge"
 
-    def __init__(self, base: Path, adapters: Mapping[str, Path] | None = None, *, threads: int) -> None:
-        self.model = lora_edge.load(base, threads=threads, n_ctx=N_CTX)
+    def __init__(
+        self,
+        base: Path,
+        adapters: Mapping[str, Path] | None = None,
+        *,
+        threads: int,
+        n_ctx: int = N_CTX,
+        n_texts: int = 1,
+    ) -> None:
+        self.model = lora_edge.load(base, threads=threads, n_ctx=n_ctx)
+        self.batch: list[lora_edge.Sequence] = []
         for name, path in (adapters or {}).items():
             self.load_adapter(name, path)
         self.start()
@@ -80,11 +110,21 @@ class Edge(Engine):
     def feed(self, ids: Sequence[int]) -> None:
         self.sequence.feed(ids)
 
+    def truncate(self, n: int) -> None:
+        self.sequence.truncate(n)
+
     def logits(self) -> NDArray[np.float32]:
         return self.sequence.logits()
 
+    def start_batch(self, adapters: Sequence[str | None]) -> None:
+        self.batch = [self.model.sequence(adapter=adapter) for adapter in adapters]
+
+    def feed_batch(self, tokens: Sequence[int]) -> None:
+        lora_edge.Sequence.feed_all([(sequence, [token]) for sequence, token in zip(self.batch, tokens)])
+
     def close(self) -> None:
         del self.sequence
+        self.batch = []
         self.model.close()
 
 
@@ -94,7 +134,15 @@ class Llama(Engine):
     name = "llama.cpp"
     _silent: Any = None  # the log callback, which must outlive every call
 
-    def __init__(self, base: Path, adapters: Mapping[str, Path] | None = None, *, threads: int) -> None:
+    def __init__(
+        self,
+        base: Path,
+        adapters: Mapping[str, Path] | None = None,
+        *,
+        threads: int,
+        n_ctx: int = N_CTX,
+        n_texts: int = 1,
+    ) -> None:
         from llama_cpp import llama_cpp as api
 
         self.api: Any = api
@@ -104,7 +152,8 @@ class Llama(Engine):
             api.llama_backend_init()
         self.model = api.llama_model_load_from_file(str(base).encode(), api.llama_model_default_params())
         params = api.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = N_CTX, N_BATCH, N_BATCH
+        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx * n_texts, N_BATCH, N_BATCH
+        params.n_seq_max = n_texts
         params.n_threads = params.n_threads_batch = threads
         self.context = api.llama_init_from_model(self.model, params)
         if not self.model or not self.context:
@@ -112,6 +161,8 @@ class Llama(Engine):
         self.memory = api.llama_get_memory(self.context)
         self.n_vocab = api.llama_vocab_n_tokens(api.llama_model_get_vocab(self.model))
         self.adapters: dict[str, Any] = {}
+        self.batch: Any = self.api.llama_batch_init(n_texts, 0, 1)
+        self.batch_length = 0
         for name, path in (adapters or {}).items():
             self.load_adapter(name, path)
 
@@ -145,11 +196,34 @@ class Llama(Engine):
                 raise RuntimeError("llama_decode failed")
         self.api.llama_synchronize(self.context)
 
+    def truncate(self, n: int) -> None:
+        if not self.api.llama_memory_seq_rm(self.memory, 0, n, -1):
+            raise RuntimeError("llama.cpp can't cut the text back")
+
+    def start_batch(self, adapters: Sequence[str | None]) -> None:
+        if len(set(adapters)) > 1:
+            raise ValueError("llama.cpp runs a batch with one set of adapters")
+        self.start()
+        self.use(adapters[0])
+        self.batch_length = 0
+
+    def feed_batch(self, tokens: Sequence[int]) -> None:
+        batch = self.batch
+        batch.n_tokens = len(tokens)
+        for i, token in enumerate(tokens):
+            batch.token[i], batch.pos[i], batch.logits[i] = token, self.batch_length, True
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, i
+        if self.api.llama_decode(self.context, batch) != 0:
+            raise RuntimeError("llama_decode failed")
+        self.api.llama_synchronize(self.context)
+        self.batch_length += 1
+
     def logits(self) -> NDArray[np.float32]:
         pointer = self.api.llama_get_logits_ith(self.context, -1)
         return np.array(np.ctypeslib.as_array(pointer, (self.n_vocab,)), np.float32)
 
     def close(self) -> None:
+        self.api.llama_batch_free(self.batch)
         self.api.llama_free(self.context)
         self.api.llama_model_free(self.model)
 

@@ -31,8 +31,8 @@ class Ratio(NamedTuple):
         return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
 
 
-def in_turns(benchmark: Any, arms: Mapping[str, Arm], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each arm, one per round, after a round of warming up.
+def in_turns(benchmark: Any, arms: Mapping[str, Arm], rounds: int, *, warm_up: int = 1) -> dict[str, list[float]]:
+    """Seconds of each arm, one per round, after `warm_up` rounds that don't count.
 
     The first arm is the one that pytest-benchmark reports; the others take their turns in its setup.
     """
@@ -52,7 +52,7 @@ def in_turns(benchmark: Any, arms: Mapping[str, Arm], rounds: int) -> dict[str, 
         arms[first].prepare()
         time.sleep(REST)
 
-    benchmark.pedantic(timed, args=(first,), setup=turn_of_others, rounds=rounds, warmup_rounds=1)
+    benchmark.pedantic(timed, args=(first,), setup=turn_of_others, rounds=rounds, warmup_rounds=warm_up)
     for name, values in seconds.items():
         seconds[name] = values[-rounds:]
         benchmark.extra_info[name] = seconds[name]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import Files
 from engines import Engine
+from models import Files
 
 IDS = [int(i) for i in np.random.default_rng(7).integers(1, 300, 48)]
 

@@ -5,15 +5,15 @@ Work as in llama-bench: pp N is one prompt of N tokens, tg N is N tokens one aft
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import RANK, Files
 from engines import Edge, Engine, Llama
+from models import RANK, Files
 from paired import Arm, in_turns, ratio
 from report import Report
+from texts import decode, prefill, tokens
 
 # Least speed of the base alone relative to llama.cpp's, on x86 with 2 threads.
 FLOORS = {("smollm2-135m", "tg64"): 0.8, ("smollm2-135m", "pp512"): 0.5}
@@ -25,31 +25,6 @@ def merged(files: Files, kinds: dict[str, type[Engine]], threads: int) -> Iterat
     yield ready
     for engine in ready.values():
         engine.close()
-
-
-def tokens(n: int) -> list[int]:
-    draw = random.Random(n)
-    return [draw.randrange(1, 300) for _ in range(n)]
-
-
-def prefill(engine: Engine, adapter: str | None, n: int) -> Arm:
-    ids = tokens(n)
-    return Arm(lambda: (engine.start(), engine.use(adapter)), lambda: engine.feed(ids))
-
-
-def decode(engine: Engine, adapter: str | None, n: int) -> Arm:
-    ids = tokens(n)
-
-    def prepare() -> None:
-        engine.start()
-        engine.use(adapter)
-        engine.feed(ids[:1])
-
-    def run() -> None:
-        for token in ids:
-            engine.feed([token])
-
-    return Arm(prepare, run)
 
 
 @pytest.mark.parametrize("what", ["pp64", "pp512", "tg64"])
@@ -76,7 +51,7 @@ def test_speed(
 
     base, unmerged = of("base"), of("unmerged")
     floor = FLOORS.get((files.model, what))
-    report.rate(files.model, what, n, base, f"must be >= {floor}" if floor else "")
+    report.rate(files.model, what, n, base, target=f">= {floor}" if floor else "")
     report.rate(files.model, f"{what} merged", n, of("merged"))
     report.rate(files.model, f"{what} r{RANK} unmerged", n, unmerged)
     report.tax(files.model, f"{what} tax merged", of("merged"), base)
@@ -99,4 +74,4 @@ def test_generate(benchmark: Any, files: Files, engines: dict[str, Engine], roun
     benchmark.group = f"{files.model} generate"
     seconds = in_turns(benchmark, arms, rounds)
     over = ratio(seconds["generate"], seconds["feed"])
-    report.rate(files.model, "generate 64", 64, {Edge.name: seconds["generate"]}, f"{over} x the time of tg64")
+    report.rate(files.model, "generate 64", 64, {Edge.name: seconds["generate"]}, note=f"{over} x the time of tg64")

@@ -2,6 +2,7 @@
 """Write random-weight models and adapters of real shapes, for benchmarks.
 
     python tools/make_model.py base smollm2-135m base.gguf --type q8_0
+    python tools/make_model.py base smollm2-135m base.gguf --vocab 151936
     python tools/make_model.py adapter base.gguf r16.gguf --rank 16      # all seven linears, f16
     python tools/make_model.py adapter base.gguf r16 --rank 16           # the same as a PEFT folder
     python tools/make_model.py merge base.gguf r16.gguf merged.gguf      # requantised to the base's types
@@ -14,26 +15,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
-from collections.abc import Iterator
-from itertools import chain, islice, product
+import random
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
-from lora_edge.adapter_file import BaseInfo, read_adapter
-from lora_edge.convert import convert_adapter
-from lora_edge.convert.weights import convert, to_f32
+from lora_edge.adapter_file import BaseInfo
+from lora_edge.convert.merge import merge_adapters
+from lora_edge.convert.random_adapter import ALPHA_PER_RANK, LINEARS, random_factors, write_random_adapter
+from lora_edge.convert.weights import convert
 from lora_edge.convert.writer import TYPES, Planned, write_gguf
 from lora_edge.gguf_file import open_gguf
-from lora_edge.hf_names import LAYER_MODULES
 from lora_edge.quant import Q8_0_BLOCK, Q8_0_BYTES, dequantize_q8_0
 from numpy.typing import NDArray
 
 U32, F32, STRING = gguf.GGUFValueType.UINT32, gguf.GGUFValueType.FLOAT32, gguf.GGUFValueType.STRING
-LINEARS = {module: stem for module, stem in LAYER_MODULES.items() if module.endswith("_proj")}
-ADAPTER_SHARE = 0.3  # size of an adapter's part of a linear's output, relative to the base's
+
+
+END = "<|endoftext|>"
+MAX_TOKEN = 16  # bytes
 
 
 class Shape(NamedTuple):
@@ -135,47 +136,36 @@ def _metadata(shape: Shape, name: str, kind: str) -> dict[str, tuple[Any, gguf.G
 
 
 def _vocabulary(n: int) -> tuple[list[str], list[str]]:
-    """A byte-level BPE vocabulary as large to load as a real one: an end token, the 256 bytes, then pairs and triples
-    of bytes that look like text, each with its merge."""
+    """A byte-level BPE vocabulary that costs what a real one of its size does: an end token, the 256 bytes, then tokens
+    of up to 16 bytes, each by a merge of two that came before."""
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]  # GPT-2's bytes that stand for themselves
     symbols = [chr(b) for b in visible] + [chr(256 + i) for i in range(256 - len(visible))]
-    textual = ["Ġ", *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"]
-    pairs = list(product(textual, textual))
-    triples = ((a + b, c) for (a, b), c in product(pairs, textual))
-    merged: Iterator[tuple[str, str]] = islice(chain(pairs, triples), n - 1 - len(symbols))
-    parts = list(merged)
-    tokens = ["<|endoftext|>", *symbols, *(a + b for a, b in parts)]
-    if len(tokens) != n:
-        raise ValueError(f"a vocabulary of {n} tokens can't be made: {len(tokens)} can")
-    return tokens, [f"{a} {b}" for a, b in parts]
+    if n <= len(symbols):
+        raise ValueError(f"a vocabulary of {n} tokens can't be made: it has an end token and the 256 bytes at least")
+    tokens, merges = list(symbols), []
+    known = set(tokens)
+    draw = random.Random(n)
+    while len(tokens) < n - 1:
+        left, right = draw.choice(tokens), draw.choice(tokens)
+        if len(left + right) <= MAX_TOKEN and left + right not in known:
+            known.add(left + right)
+            tokens.append(left + right)
+            merges.append(f"{left} {right}")
+    return [END, *tokens], merges
 
 
 def make_adapter(base: Path, out: Path, rank: int, seed: int) -> None:
     """A random adapter of all seven linears of every layer, f16, alpha = 2 · rank: a GGUF file where `out` ends in
-    .gguf, else a PEFT folder."""
-    if out.suffix != ".gguf":
-        _write_peft(base, out, rank, seed)
+    .gguf, else a PEFT folder with the same factors."""
+    if out.suffix == ".gguf":
+        write_random_adapter(base, out, rank=rank, seed=seed)
         return
-    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        peft = Path(folder) / out.stem
-        _write_peft(base, peft, rank, seed)
-        convert_adapter(peft, base, out, type="f16")
-
-
-def _write_peft(base: Path, out: Path, rank: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    info = BaseInfo.from_gguf(open_gguf(base))
-    layers = sum(name.endswith(".attn_q.weight") for name in info.shapes)
     arrays: dict[str, NDArray[np.float16]] = {}
-    for i in range(layers):
-        for module, stem in LINEARS.items():
-            n, k = info.shapes[f"blk.{i}.{stem}.weight"]
-            name = f"base_model.model.model.layers.{i}.{module}"
-            b_size = ADAPTER_SHARE / (2 * np.sqrt(rank))  # 2: alpha / r
-            arrays[f"{name}.lora_A.weight"] = rng.normal(0, 1 / np.sqrt(k), (rank, k)).astype(np.float16)
-            arrays[f"{name}.lora_B.weight"] = rng.normal(0, b_size, (n, rank)).astype(np.float16)
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": 2 * rank, "bias": "none",
-              "target_modules": [module.split(".")[-1] for module in LINEARS]}  # fmt: skip
+    for i, module, a, b in random_factors(BaseInfo.from_gguf(open_gguf(base)), rank, seed):
+        name = f"base_model.model.model.layers.{i}.{module}"
+        arrays[f"{name}.lora_A.weight"], arrays[f"{name}.lora_B.weight"] = a, b
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": ALPHA_PER_RANK * rank,
+              "bias": "none", "target_modules": [module.split(".")[-1] for module in LINEARS]}  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     (out / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
     _write_safetensors(out / "adapter_model.safetensors", arrays)
@@ -195,37 +185,6 @@ def _write_safetensors(path: Path, arrays: dict[str, NDArray[np.float16]]) -> No
             file.write(array.tobytes())
 
 
-def merge(base: Path, adapter: Path, out: Path) -> None:
-    """W + scale · B A, rounded to the types of the base's tensors; everything else is the base's."""
-    source = open_gguf(base)
-    info = BaseInfo.from_gguf(source)
-    entries = read_adapter(adapter, info.arch, info).entries
-    kinds = {name: kind.lower() for name, (_, kind, _) in source.core.tensors().items()}
-
-    def plan(name: str) -> Planned:
-        array = source.tensors[name]
-        entry = entries.get(name)
-
-        def make() -> NDArray[Any]:
-            if entry is None:
-                return array
-            weight = dequantize_q8_0(array) if kinds[name] == "q8_0" else to_f32(array)
-            return convert(weight + np.float32(entry.scale) * (to_f32(entry.b) @ to_f32(entry.a)), kinds[name], name)
-
-        return Planned(name, kinds[name], info.shapes.get(name, array.shape), make)
-
-    _copy_with_tensors(base, info.arch, out, [plan(name) for name in source.tensors])
-
-
-def _copy_with_tensors(base: Path, arch: str, out: Path, tensors: list[Planned]) -> None:
-    metadata: dict[str, tuple[Any, gguf.GGUFValueType]] = {}
-    for key, field in gguf.GGUFReader(base).fields.items():
-        if key.startswith("GGUF.") or key == "general.architecture":
-            continue
-        metadata[key] = (field.contents(), field.types[0])
-    write_gguf(out, arch, metadata, tensors)
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -233,6 +192,7 @@ def main(argv: list[str] | None = None) -> None:
     base.add_argument("shape", choices=SHAPES)
     base.add_argument("out", type=Path)
     base.add_argument("--type", choices=("q8_0", "f16", "f32"), default="q8_0")
+    base.add_argument("--vocab", metavar="N", type=int, help="tokens, instead of the shape's own number")
     adapter = verbs.add_parser("adapter", help="a GGUF adapter, or a PEFT folder where OUT doesn't end in .gguf")
     adapter.add_argument("base", type=Path)
     adapter.add_argument("out", type=Path)
@@ -245,11 +205,12 @@ def main(argv: list[str] | None = None) -> None:
     merged.add_argument("out", type=Path)
     args = parser.parse_args(argv)
     if args.verb == "base":
-        make_base(SHAPES[args.shape], args.out, args.type, args.seed)
+        shape = SHAPES[args.shape]
+        make_base(shape._replace(n_vocab=args.vocab or shape.n_vocab), args.out, args.type, args.seed)
     elif args.verb == "adapter":
         make_adapter(args.base, args.out, args.rank, args.seed)
     else:
-        merge(args.base, args.adapter, args.out)
+        merge_adapters(args.base, [(args.adapter, 1.0)], args.out)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ inline std::string path_bytes(const py::object& path) {
 
 void bind_gguf(py::module_& m);
 void bind_model(py::module_& m);
+void bind_probe(py::module_& m);
 void bind_sampler(py::module_& m);
 
 }  // namespace lora_edge

@@ -57,6 +57,7 @@ PYBIND11_MODULE(_core, m) {
   });
   bind_gguf(m);
   bind_model(m);
+  bind_probe(m);
   bind_sampler(m);
   m.def("build_info", build_info);
 }

@@ -82,6 +82,9 @@ struct Table {
   void (*rope)(float* x, const float* cos, const float* sin, int n_rot, bool interleaved);
   // Σ exp(x - max), in dot16's lanes and order.
   float (*sum_exp)(const float* x, float max, int n);
+  // No part of a model: runs the instructions that multiply bytes, on registers alone, in sums that don't wait for one
+  // another. The multiply-adds done, a multiple of `rounds`.
+  int64_t (*int8_peak)(int rounds);
 };
 
 // The table chosen for this process: the best that this CPU runs, or the one that LORA_EDGE_ISA names (InputError,

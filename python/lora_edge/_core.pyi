@@ -72,4 +72,13 @@ class Sampler:
     def sample(self, sequence: Sequence) -> tuple[int, float]: ...
 
 def log_probabilities(logits: NDArray[np.float32], ids: Seq[int]) -> NDArray[np.float32]: ...
+def probe_read_bandwidth(threads: int, seconds: float) -> float:
+    """Bytes per second that memory gives to `threads` readers; the fastest pass within `seconds`."""
+
+def probe_int8_peak(threads: int, seconds: float) -> float:
+    """Multiply-adds per second of the kernel table's byte dot products, on registers alone."""
+
+def probe_matmul_q8(m: int, n: int, k: int, threads: int, seconds: float) -> float:
+    """Multiply-adds per second of the kernel table's Q8_0 product, [n, k] by m rows already quantised."""
+
 def build_info() -> dict[str, Any]: ...

@@ -319,6 +319,13 @@ std::string sum_exp_case(Random& r, const Table& ref, const Table& t) {
   return sum.difference("sum");
 }
 
+// Nothing to compare: that its instructions run here, and that what it counts grows with the rounds.
+std::string int8_peak_case(Random& r, const Table&, const Table& t) {
+  const int rounds = r.range(2, 50);
+  const int64_t one = t.int8_peak(1), all = t.int8_peak(rounds);
+  return one > 0 && all == rounds * one ? "" : concat(rounds, " rounds count ", all, ", one counts ", one);
+}
+
 struct Member {
   std::string name;
   Case run;
@@ -349,6 +356,7 @@ std::vector<Member> members(const Table& ref, const Table& t) {
   all.push_back({"swiglu", swiglu_case, t.swiglu != ref.swiglu});
   all.push_back({"rope", rope_case, t.rope != ref.rope});
   all.push_back({"sum_exp", sum_exp_case, t.sum_exp != ref.sum_exp});
+  all.push_back({"int8_peak", int8_peak_case, t.int8_peak != ref.int8_peak});
   return all;
 }
 

@@ -1,5 +1,6 @@
 // Kernels for the Advanced SIMD of every aarch64 CPU: float weights, attention and row operations.
 #include "kernels/arm/neon_common.h"
+#include "kernels/peak.h"
 
 namespace lora_edge::neon {
 
@@ -313,6 +314,7 @@ void install(Table& t) {
   t.swiglu = swiglu;
   t.rope = rope;
   t.sum_exp = sum_exp;
+  t.int8_peak = int8_peak;
 }
 
 }  // namespace lora_edge::neon

@@ -4,6 +4,7 @@
 #error "built with dot products only"
 #endif
 #include "kernels/arm/q8_panel.h"
+#include "kernels/peak.h"
 
 namespace lora_edge::neon_dotprod {
 namespace {
@@ -95,6 +96,7 @@ void matmul(const MatmulArgs& a) {
 void install(Table& t) {
   t.name = "neon_dotprod";
   t.matmul[static_cast<int>(DType::q8_0)] = matmul;
+  t.int8_peak = int8_peak;
 }
 
 }  // namespace lora_edge::neon_dotprod

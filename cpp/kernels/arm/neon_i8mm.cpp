@@ -4,6 +4,7 @@
 #error "built with int8 matrix products only"
 #endif
 #include "kernels/arm/q8_panel.h"
+#include "kernels/peak.h"
 
 namespace lora_edge::neon_i8mm {
 namespace {
@@ -121,6 +122,7 @@ void install(Table& t) {
   t.name = "neon_i8mm";
   one_token = t.matmul[static_cast<int>(DType::q8_0)];
   t.matmul[static_cast<int>(DType::q8_0)] = matmul;
+  t.int8_peak = int8_peak;
 }
 
 }  // namespace lora_edge::neon_i8mm

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "kernels/kernels.h"
+#include "kernels/peak.h"
 
 namespace lora_edge::ref {
 namespace {
@@ -211,6 +212,7 @@ void install(Table& t) {
   t.swiglu = swiglu;
   t.rope = rope;
   t.sum_exp = sum_exp;
+  t.int8_peak = int8_peak;
 }
 
 }  // namespace lora_edge::ref

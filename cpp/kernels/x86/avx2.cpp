@@ -1,4 +1,5 @@
 // The AVX2 + FMA + F16C table: floats of any type here, Q8_0 in avx2_q8.cpp.
+#include "kernels/peak.h"
 #include "kernels/x86/avx2_common.h"
 
 namespace lora_edge::avx2 {
@@ -342,6 +343,7 @@ void install(Table& t) {
   t.swiglu = swiglu;
   t.rope = rope;
   t.sum_exp = sum_exp;
+  t.int8_peak = int8_peak;
 }
 
 }  // namespace lora_edge::avx2

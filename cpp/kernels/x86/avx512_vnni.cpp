@@ -5,6 +5,7 @@
 #if !defined(LORA_EDGE_EMULATE_VNNI) && !(defined(__AVX512VNNI__) && defined(__AVX512VL__) && defined(__AVX512BW__))
 #error "built with AVX-512 F, BW, VL and VNNI only"
 #endif
+#include "kernels/peak.h"
 #include "kernels/x86/q8_panel.h"
 
 namespace lora_edge::avx512_vnni {
@@ -55,6 +56,9 @@ struct Products {
 void install(Table& t) {
   t.name = "avx512_vnni";
   t.matmul[static_cast<int>(DType::q8_0)] = matmul_q8<Products>;
+#if !defined(LORA_EDGE_EMULATE_VNNI)
+  t.int8_peak = int8_peak;
+#endif
 }
 
 }  // namespace lora_edge::avx512_vnni

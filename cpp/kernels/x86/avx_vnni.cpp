@@ -5,6 +5,7 @@
 #if !defined(LORA_EDGE_EMULATE_VNNI) && !defined(__AVXVNNI__)
 #error "built with -mavxvnni only"
 #endif
+#include "kernels/peak.h"
 #include "kernels/x86/q8_panel.h"
 
 namespace lora_edge::avx_vnni {
@@ -41,6 +42,9 @@ struct Products {
 void install(Table& t) {
   t.name = "avx_vnni";
   t.matmul[static_cast<int>(DType::q8_0)] = matmul_q8<Products>;
+#if !defined(LORA_EDGE_EMULATE_VNNI)
+  t.int8_peak = int8_peak;
+#endif
 }
 
 }  // namespace lora_edge::avx_vnni

@@ -10,8 +10,10 @@ from ..adapter import AdapterSpec
 from ..model import Model
 from ..options import DEFAULT_MAX_TOKENS, OptionArgs
 
+MAX_TEXT = 1000  # characters of one value
 
-def add_model_flags(p: argparse.ArgumentParser) -> None:
+
+def add_model_flags(p: argparse.ArgumentParser, *, several_threads: bool = False) -> None:
     g = p.add_argument_group("model")
     g.add_argument(
         "-m", "--model", metavar="FILE", help="GGUF file or Hugging Face folder (default: the built-in model)"
@@ -31,7 +33,12 @@ def add_model_flags(p: argparse.ArgumentParser) -> None:
         help="the same, with its weight after a colon; repeatable",
     )
     g.add_argument("-c", "--ctx-size", metavar="N", type=int, help="context in tokens (default: as trained)")
-    g.add_argument("-t", "--threads", metavar="N", type=int, help="threads (default: one per physical core)")
+    if several_threads:
+        g.add_argument(
+            "-t", "--threads", metavar="N[,N...]", help="numbers of threads (default: one per physical core)"
+        )
+    else:
+        g.add_argument("-t", "--threads", metavar="N", type=int, help="threads (default: one per physical core)")
     g.add_argument(
         "--kv-type",
         choices=("auto", "f32", "f16", "q8_0"),
@@ -113,6 +120,12 @@ def load_model(args: argparse.Namespace) -> tuple[Model, dict[str, float]]:
             model.load_adapter(path, name=name)
         weights[name] = weight
     return model, weights
+
+
+def plain(text: str) -> str:
+    """Text of a file as a terminal may have it: control characters and broken UTF-8 escaped, not too long."""
+    text = text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def adapter_spec(weights: dict[str, float]) -> AdapterSpec:

@@ -11,8 +11,7 @@ from typing import Any
 from .. import _core
 from ..gguf_file import GgufFile
 from ..peft_config import MAX_CONFIG
-
-MAX_TEXT = 1000  # characters of one value
+from .common import plain
 
 Rows = list[tuple[str, str]]
 Tensors = dict[str, tuple[tuple[int, ...], str, int]]  # shape, type, bytes
@@ -48,15 +47,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _print(rows: Rows) -> None:
-    width = max((len(_plain(label)) for label, _ in rows), default=0)
+    width = max((len(plain(label)) for label, _ in rows), default=0)
     for label, value in rows:
-        print(f"{_plain(label):<{width}}  {_plain(value)}")
-
-
-def _plain(text: str) -> str:
-    """Text of a file as a terminal may have it: control characters and broken UTF-8 escaped, not too long."""
-    text = text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        print(f"{plain(label):<{width}}  {plain(value)}")
 
 
 def _fields(path: Path) -> dict[str, Any]:

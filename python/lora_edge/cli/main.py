@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence as Seq
 
 from .. import __version__
-from . import chat, convert, generate, info
+from . import bench, chat, convert, generate, info
 
 _EPILOG = """\
 examples:
@@ -17,6 +17,7 @@ examples:
   lora-edge chat -m base.gguf --lora style.gguf
   lora-edge info base.gguf
   lora-edge convert my-model-folder -o base.gguf --type q8_0
+  lora-edge bench -m base.gguf --lora style.gguf -p 512 -n 128
 """
 
 
@@ -29,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"lora-edge {__version__}")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (generate, chat, info, convert):
+    for verb in (generate, chat, info, convert, bench):
         verb.add_parser(verbs)
     return top
 

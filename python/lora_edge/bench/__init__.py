@@ -1,0 +1,1 @@
+"""Measuring models on this machine: what `lora-edge bench` is made of."""
