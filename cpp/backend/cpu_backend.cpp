@@ -71,6 +71,10 @@ class CpuBackend final : public Backend {
 
   void linear(const std::vector<Linear>& linears, const float* x, int m, const std::vector<RowGroup>& groups) override {
     const int k = linears[0].weight->k;
+    const int ldu = low_rank_parts(linears, groups);
+    low_rank_tasks();
+    float* u = parts_.empty() ? nullptr : u_.get<float>(size_t(m) * ldu);
+
     const bool quantised =
         std::any_of(linears.begin(), linears.end(), [](const Linear& l) { return l.weight->type == DType::q8_0; });
     const int n_blocks = k / kBlock;
@@ -82,11 +86,6 @@ class CpuBackend final : public Backend {
         const size_t block = size_t(i) * n_blocks;
         table_.quantize_q8(x + size_t(i) * k, xq + size_t(i) * k, xd + block, xs + block, k);
       });
-
-    int ldu = 0;
-    const std::vector<LowRankPart> parts = low_rank_parts(linears, groups, &ldu);
-    float* u = parts.empty() ? nullptr : u_.get<float>(size_t(m) * ldu);
-    low_rank_tasks(parts);
 
     // Accumulating linears are made in a buffer of their own and added chunk by chunk.
     size_t extra = 0;
@@ -122,7 +121,7 @@ class CpuBackend final : public Backend {
         for (int i = 0; i < m; ++i) table_.add(chunk.y + i * n + chunk.n0, w.bias + chunk.n0, width);
       for (int polls = 0; tasks_left.load(std::memory_order_acquire) != 0; ++polls)
         if (polls >= kPolls) std::this_thread::yield();
-      for (const LowRankPart& p : parts) {
+      for (const LowRankPart& p : parts_) {
         if (p.linear != chunk.linear) continue;
         low_rank_output(*p.weight, w.n, u + size_t(p.group.begin) * ldu + p.u0, size_t(ldu),
                         p.group.end - p.group.begin, chunk.y + size_t(p.group.begin) * n, chunk.n0, chunk.n1);
@@ -130,6 +129,9 @@ class CpuBackend final : public Backend {
       if (l.accumulate)
         for (int i = 0; i < m; ++i) table_.add(l.y + i * n + chunk.n0, chunk.y + i * n + chunk.n0, width);
     });
+    // What the next region looks up first; weights have streamed through the caches since it was last used.
+    for (const RowGroup& group : groups)
+      for (const ActiveAdapter& active : *group.adapters) active.adapter->prefetch(linears.back().id + 1);
   }
 
   void rope_store(const Config& c, const KvLayout& kv, int layer, const std::vector<RowPlace>& rows, float* q, float* k,
@@ -192,28 +194,29 @@ class CpuBackend final : public Backend {
     });
   }
 
-  std::vector<LowRankPart> low_rank_parts(const std::vector<Linear>& linears, const std::vector<RowGroup>& groups,
-                                          int* ldu) {
-    std::vector<LowRankPart> parts;
+  // Fills parts_; returns the columns of u.
+  int low_rank_parts(const std::vector<Linear>& linears, const std::vector<RowGroup>& groups) {
+    parts_.clear();
+    int ldu = 0;
     for (const RowGroup& group : groups) {
       int u0 = 0;
       for (size_t l = 0; l < linears.size(); ++l) {
         for (const ActiveAdapter& active : *group.adapters) {
           const LoraWeight& weight = active.adapter->at(linears[l].id);
           if (weight.r == 0 || active.weight == 0.0f) continue;
-          parts.push_back({int(l), group, &weight, weight.scale * active.weight, u0});
+          parts_.push_back({int(l), group, &weight, weight.scale * active.weight, u0});
           u0 += weight.r;
         }
       }
-      *ldu = std::max(*ldu, u0);
+      ldu = std::max(ldu, u0);
     }
-    return parts;
+    return ldu;
   }
 
   // Cuts u = scale · A·x of all parts, with x as it is (not quantised), into pieces of a few rows and ranks.
-  void low_rank_tasks(const std::vector<LowRankPart>& parts) {
+  void low_rank_tasks() {
     tasks_.clear();
-    for (const LowRankPart& p : parts)
+    for (const LowRankPart& p : parts_)
       for (int i = p.group.begin; i < p.group.end; i += kRowChunk)
         for (int t = 0; t < p.weight->r; t += kRankChunk)
           tasks_.push_back({&p, i, std::min(i + kRowChunk, p.group.end), t, std::min(t + kRankChunk, p.weight->r)});
@@ -247,6 +250,7 @@ class CpuBackend final : public Backend {
   Attention attention_;
   Buffer scratch_, xq_, xd_, xs_, u_, y_;
   std::vector<Chunk> chunks_;
+  std::vector<LowRankPart> parts_;
   std::vector<LowRankTask> tasks_;
 };
 

@@ -22,7 +22,7 @@ std::string linear_name(const Config& c, int id);  // "blk.0.attn_q.weight", "to
 // kPanelOutputs outputs (the last may be narrower), each transposed to [r, outputs]: the update of a range of outputs
 // reads memory in order.
 constexpr int kPanelOutputs = 64;
-struct LoraWeight {
+struct alignas(64) LoraWeight {
   int r = 0;  // 0: the adapter leaves this linear alone
   float scale = 0.0f;
   DType a_type = DType::f32, bt_type = DType::f32;
@@ -36,6 +36,11 @@ class Adapter {
   const std::string& name() const { return name_; }
   const LoraWeight& at(int id) const { return weights_[static_cast<size_t>(id)]; }
   size_t n_bytes() const;
+  // Fetches at(id) and those of the two linears after it.
+  void prefetch(int id) const {
+    for (size_t i = static_cast<size_t>(id); i < static_cast<size_t>(id) + 3 && i < weights_.size(); ++i)
+      __builtin_prefetch(&weights_[i]);
+  }
 
   // a as described above, b [n, r] as files have it; replaces the weight at id.
   void set(int id, int n, size_t a_elements, int r, float scale, DType a_type, const void* a, DType b_type,
