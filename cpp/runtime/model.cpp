@@ -38,6 +38,7 @@ Sequence::Sequence(std::shared_ptr<Model> model, AdapterSet adapters)
 void Sequence::set_adapters(AdapterSet adapters) {
   std::lock_guard<std::mutex> lock(model_->mutex_);
   adapters_.swap(adapters);
+  if (kept_logits() > 1) logits_.erase(logits_.begin(), logits_.end() - model_->config().n_vocab);
 }
 
 std::shared_ptr<Sequence> Sequence::fork() const {

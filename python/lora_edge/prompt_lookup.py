@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-MAX_ROWS = 16  # of a forward pass with drafts: what a row costs beside others pays up to about here
+MAX_ROWS = 16  # of a forward pass with drafts; beyond that a row costs nearly what it saves
 _SIZES = (4, 3, 2)  # n-grams looked up, in tokens; the longest that is found counts
-_FIRST = 2  # tokens of the first draft
 _MAX_PAUSE = 32  # steps
 
 
@@ -38,18 +37,18 @@ class NgramIndex:
 
 
 class PromptLookup:
-    """Drafts for one text, as long as the last ones were good.
+    """Drafts for one text, as long as the last ones were right.
 
-    A draft that was right to its end makes the next pass twice as large, another one sets the next draft to what was
-    right of it. Where nothing was, drafting pauses for 1, 2, 4 … 32 steps, until a draft has a right token again. So a
-    text that doesn't repeat itself pays for a wrong token every 33 steps, and a long wrong draft follows as many
-    right ones.
+    The first draft is one token. One that was right to its end doubles the rows of the next pass (1 + draft); after
+    another, the next is as long as what was right of it. Where nothing was, drafting pauses for 1, then 2, 4 … 32
+    steps, until a draft has a right token again. So a text that doesn't repeat itself pays for one wrong token in 33
+    steps, and before a long draft fails, as many tokens were right.
     """
 
     def __init__(self, ids: Iterable[int]) -> None:
         self.drafted = self.accepted = 0  # tokens
         self._index = NgramIndex(ids)
-        self._length = _FIRST
+        self._length = 1
         self._pause = 0  # steps still to wait
         self._next_pause = 1
         self._asked = self._right = 0  # tokens of the draft at hand
