@@ -2,7 +2,7 @@
 
 Random weights answer nothing, so each kind of text is made for it:
 
-- "loop": a greedy text that has come to its loop, continued: nearly every draft is right, which bounds what can be won.
+- "loop": greedy, after a prompt that greedy decoding made: such texts circle, and drafts are now right, now wrong.
 - "copy": a model told what to say. The sampler is replaced by one that reads the tokens of a given text, a copy of the
   prompt with some tokens changed (0, 5, 15 %); passes, drafts and sampling cost what they cost.
 - "free": temperature 1, drawn from the random model's flat distribution: no pair of tokens comes twice, nothing is
