@@ -26,7 +26,7 @@ class Sequence {
 
   int length() const { return kv_.length(); }
   void set_adapters(AdapterSet adapters);  // of what is computed from now on, logits after a cut too
-  void truncate(int n);  // forgets all but the first n positions, with their logits
+  void truncate(int n);                    // forgets all but the first n positions, with their logits
   std::shared_ptr<Sequence> fork() const;
   // [n_vocab] after the first n positions; nullptr where they are not kept. Not for use while another thread feeds.
   const float* logits(int n) const;
