@@ -90,10 +90,9 @@ class Sequence:
 
     def fork(self) -> Sequence:
         """A second sequence with the same past; memory is shared until one of them writes."""
-        self.settle()
         other = object.__new__(Sequence)
         other.model, other.core = self.model, self.core.fork()
-        other.ids, other.ahead, other._adapter = list(self.ids), [], self._adapter
+        other.ids, other.ahead, other._adapter = list(self.ids), list(self.ahead), self._adapter
         return other
 
     @overload

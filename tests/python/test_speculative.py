@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import lora_edge
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
 from lora_edge.generation import Completion, Run
 from lora_edge.model import Model
-from lora_edge.prompt_lookup import MAX_ROWS, NgramIndex, PromptLookup
+from lora_edge.prompt_lookup import PromptLookup
 from tiny_models import fresh_rng, random_factors, random_shape, random_tensors, write_adapter, write_model
 from tokenizer_cases import small_vocabulary
 
@@ -41,17 +39,6 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with Model(base, threads=2) as model:
         factors = random_factors(rng, shape, [name for name in shape.linears if name not in into_residual])
         model.load_adapter(write_adapter(folder / "one.gguf", "llama", factors))
-        yield model
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    """Eight tokens, each likely enough after any other."""
-    rng = np.random.default_rng(5)
-    shape = random_shape(rng, "llama", n_vocab=8, n_ctx=128, n_layer=1, tied=False)
-    tensors = random_tensors(rng, shape)
-    tensors["output.weight"] *= np.float32(0.3)
-    with Model(write_model(tmp_path_factory.mktemp("small") / "base.gguf", shape, tensors), threads=1) as model:
         yield model
 
 
@@ -176,6 +163,7 @@ def test_streams(model: Model) -> None:
         for a, b in zip(plain.generate(ids, **options), fast.generate(ids, **options, **SPECULATIVE), strict=True):
             assert a == b and plain.ids == fast.ids
         assert_same_state(plain, fast)
+        assert not fast.ahead and len(fast.core) <= len(fast.ids)  # no draft outlives the call
 
 
 def test_the_end_of_the_context(model: Model) -> None:
@@ -345,168 +333,6 @@ def test_kept_logits(model: Model) -> None:
         with pytest.raises(ValueError, match=f"logits after {keep} of 2 new tokens"):
             model.core.forward([(sequence, [1, 2], keep)])
     assert len(sequence) == 0
-
-
-# -- the distribution -----------------------------------------------------------------------------------------------
-
-DRAWS = 2000
-
-
-def all_pairs(n: int) -> list[int]:
-    """A text in which each of the n² pairs of tokens stands once, and so is drafted from (de Bruijn)."""
-    text, left = [0], {(a, b) for a in range(n) for b in range(n)}
-    while left:
-        best = max(b for b in range(n) if (text[-1], b) in left)
-        left.remove((text[-1], best))
-        text.append(best)
-    return text
-
-
-def pair_statistic(model: Model, **options: Any) -> tuple[float, int]:
-    """Chi-square of the second and third token of unseeded runs, which drafts may have decided, with the model's own
-    probabilities; and its degrees of freedom."""
-    n = model.config.n_vocab
-    start = all_pairs(n)
-
-    def after(*more: int) -> np.ndarray:
-        return np.exp(log_softmax(model.logits([*start, *more], last=1)[0]))
-
-    first = after()
-    expected = np.zeros((n, n))
-    for t in range(n):
-        second = after(t)
-        for u in range(n):
-            expected[u] += DRAWS * first[t] * second[u] * after(t, u)
-    trunk = model.sequence()
-    trunk.feed(start)
-    seen = np.zeros((n, n))
-    for _ in range(DRAWS):
-        tokens = list(trunk.fork().generate(stream=True, max_tokens=4, temperature=1.0, **options))
-        seen[tokens[1].id, tokens[2].id] += 1
-    common = expected >= 5
-    assert common.mean() > 0.5
-    statistic = ((seen - expected)[common] ** 2 / expected[common]).sum()
-    rest, rest_expected = seen[~common].sum(), expected[~common].sum()
-    statistic += (rest - rest_expected) ** 2 / max(rest_expected, 1.0)
-    return float(statistic), int(common.sum())
-
-
-def log_softmax(x: np.ndarray) -> np.ndarray:
-    x = x.astype(np.float64) - x.max()
-    return np.asarray(x - np.log(np.exp(x).sum()))
-
-
-def bound(freedom: int) -> float:
-    return freedom + 5.5 * (2 * freedom) ** 0.5 + 10  # chi-square: mean f, variance 2 f
-
-
-def test_unseeded_texts_follow_the_distribution(small: Model) -> None:
-    statistic, freedom = pair_statistic(small, **SPECULATIVE)
-    assert statistic <= bound(freedom)
-
-
-@pytest.mark.parametrize("rule", ["second draw", "likely enough"])
-def test_wrong_acceptance_rules_would_show(small: Model, monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
-    """Two plausible mistakes: drawing afresh where the draft was rejected, and accepting what is likely enough."""
-
-    class Wrong:
-        def __init__(self, run: Run) -> None:
-            self.run, self.right = run, run.sampler
-
-        def accept(self, token: int) -> None:
-            self.right.accept(token)
-
-        def sample(self, core: Any, length: int) -> tuple[int, float]:
-            ahead = self.run.sequence.ahead
-            if ahead and rule == "likely enough":
-                p = np.exp(log_softmax(small.logits(self.run.sequence.ids, last=1)[0]))
-                if p[ahead[0]] > 0.5 / len(p):
-                    return ahead[0], float(np.log(p[ahead[0]]))
-            drawn = self.right.sample(core, length)
-            return self.right.sample(core, length) if ahead and drawn[0] != ahead[0] else drawn
-
-    start = Run.start.__func__  # type: ignore[attr-defined]
-
-    def wrong_start(cls: type[Run], *args: Any) -> Run:
-        run: Run = start(cls, *args)
-        run.sampler = Wrong(run)  # type: ignore[assignment]
-        return run
-
-    monkeypatch.setattr(Run, "start", classmethod(wrong_start))
-    statistic, freedom = pair_statistic(small, **SPECULATIVE)
-    assert statistic > 1.5 * bound(freedom)
-
-
-# -- drafts ---------------------------------------------------------------------------------------------------------
-
-
-def brute_force(ids: list[int], n: int) -> list[int]:
-    """The last earlier place where the longest of the text's ends of 4, 3, 2 tokens stands, and what follows it."""
-    for size in (4, 3, 2):
-        for at in range(len(ids) - 1, size - 1, -1):
-            if len(ids) >= size and ids[at - size : at] == ids[-size:]:
-                text = list(ids)
-                for i in range(n):
-                    text.append(text[at + i])
-                return text[len(ids) :]
-    return []
-
-
-@given(st.lists(st.integers(0, 3), max_size=60), st.integers(0, 20), st.integers(0, 60))
-def test_index_equals_a_search(ids: list[int], n: int, given_at_once: int) -> None:
-    index = NgramIndex(ids[:given_at_once])
-    for token in ids[given_at_once:]:
-        index.push(token)
-    assert index.lookup(n) == brute_force(ids, n)
-
-
-def play(lookup: PromptLookup, text: list[int], most: int = MAX_ROWS - 1) -> tuple[int, list[int]]:
-    """Drafts of a text that is known already: the passes it takes, and the length of each draft."""
-    passes, lengths, at = 0, [], 0
-    while at < len(text):
-        draft = lookup.draft(most)
-        lengths.append(len(draft))
-        passes += 1
-        for token in [*draft, None]:
-            if at == len(text):
-                break
-            lookup.push(text[at], drafted=text[at] == token)
-            at += 1
-            if text[at - 1] != token:
-                break
-    return passes, lengths
-
-
-def test_drafts_grow_with_success() -> None:
-    text = list(range(100))
-    passes, lengths = play(PromptLookup([*text, 200, 0, 1]), text[2:])
-    assert lengths[:5] == [1, 3, 7, 15, 15] and passes == len(lengths) <= 9
-    passes, lengths = play(PromptLookup([*text, 200, 0, 1]), text[2:], most=3)
-    assert max(lengths) == 3
-
-
-def test_drafts_pause_where_they_fail() -> None:
-    """Each pair has been seen and each guess is wrong: a draft of one token, every 33 steps in the end."""
-    rng = np.random.default_rng(0)
-    lookup = PromptLookup(rng.integers(0, 5, 500).tolist())
-    tried = []
-    for _ in range(1000):
-        draft = lookup.draft(15)
-        tried.append(len(draft))
-        lookup.push((draft[0] + 1) % 5 if draft else int(rng.integers(0, 5)), drafted=False)
-    assert set(tried) == {0, 1}
-    at = [i for i, n in enumerate(tried) if n]
-    assert [b - a - 1 for a, b in pairwise(at)][:8] == [1, 2, 4, 8, 16, 32, 32, 32]
-    assert lookup.accepted == 0 and lookup.drafted == len(at)
-
-
-def test_a_copy_is_found_again_after_an_edit() -> None:
-    """One token in twenty changed: most of the text still comes from drafts."""
-    rng = np.random.default_rng(1)
-    text = rng.integers(0, 30000, 400).tolist()
-    edited = [t if i % 20 else 30000 + i for i, t in enumerate(text)]
-    passes, _ = play(PromptLookup(text + text[:3]), edited[3:])
-    assert passes < 0.5 * len(edited)
 
 
 # -- the option -----------------------------------------------------------------------------------------------------
