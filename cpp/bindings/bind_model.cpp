@@ -28,12 +28,13 @@ class Interrupt {
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
-py::object forward(Model& model, const std::vector<std::pair<std::shared_ptr<Sequence>, std::vector<int>>>& batch,
+// batch: sequences, their new tokens, and after how many of these the logits are kept.
+py::object forward(Model& model, const std::vector<std::tuple<std::shared_ptr<Sequence>, std::vector<int>, int>>& batch,
                    bool all_logits) {
   std::vector<Feed> feeds;
   size_t rows = 0;
-  for (const auto& [sequence, tokens] : batch) {
-    feeds.push_back({sequence.get(), tokens});
+  for (const auto& [sequence, tokens, n_logits] : batch) {
+    feeds.push_back({sequence.get(), tokens, n_logits});
     rows += tokens.size();
   }
   py::object out = py::none();
@@ -179,7 +180,7 @@ void bind_model(py::module_& m) {
            }),
            py::arg("model"), py::arg("adapters"))
       .def("__len__", &Sequence::length)
-      .def_property_readonly("ready", [](const Sequence& s) { return !s.logits().empty(); })  // has logits
+      .def_property_readonly("ready", [](const Sequence& s) { return s.logits(s.length()) != nullptr; })  // has logits
       .def("set_adapters",
            [](Sequence& s, const std::vector<std::pair<std::shared_ptr<Adapter>, double>>& adapters) {
              AdapterSet set = adapter_set(adapters);
@@ -189,7 +190,8 @@ void bind_model(py::module_& m) {
       .def("truncate", &Sequence::truncate, py::arg("n"), Released())
       .def("fork", &Sequence::fork, Released())
       .def("logits", [](const Sequence& s) {
-        return py::array_t<float>(static_cast<py::ssize_t>(s.logits().size()), s.logits().data());
+        const float* logits = s.logits(s.length());
+        return py::array_t<float>(logits ? s.model()->config().n_vocab : 0, logits);
       });
 
   py::class_<Model, std::shared_ptr<Model>>(m, "Model")

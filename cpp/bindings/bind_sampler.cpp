@@ -6,10 +6,12 @@
 namespace lora_edge {
 namespace {
 
-std::pair<int, double> sample(Sampler& sampler, const Sequence& sequence) {
-  const std::vector<float>& logits = sequence.logits();
-  const int id = sampler.sample(logits);
-  return {id, log_probability(logits.data(), static_cast<int>(logits.size()), id)};
+// After the first `length` positions.
+std::pair<int, double> sample(Sampler& sampler, const Sequence& sequence, int length) {
+  const float* logits = sequence.logits(length);
+  const int n_vocab = sequence.model()->config().n_vocab;
+  const int id = sampler.sample(logits, n_vocab);
+  return {id, log_probability(logits, n_vocab, id)};
 }
 
 py::array_t<float> log_probabilities(const py::array_t<float, py::array::c_style>& logits,
@@ -35,7 +37,7 @@ void bind_sampler(py::module_& m) {
            py::arg("temperature"), py::arg("top_k"), py::arg("top_p"), py::arg("min_p"), py::arg("repeat_penalty"),
            py::arg("seed"))
       .def("accept", &Sampler::accept, py::arg("token"))
-      .def("sample", sample, py::arg("sequence"));
+      .def("sample", sample, py::arg("sequence"), py::arg("length"));
   m.def("log_probabilities", log_probabilities, py::arg("logits"), py::arg("ids"));
 }
 

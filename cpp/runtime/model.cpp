@@ -39,6 +39,7 @@ Sequence::Sequence(std::shared_ptr<Model> model, AdapterSet adapters)
 void Sequence::set_adapters(AdapterSet adapters) {
   std::lock_guard<std::mutex> lock(model_->mutex_);
   adapters_.swap(adapters);
+  if (kept_logits() > 1) logits_.erase(logits_.begin(), logits_.end() - model_->config().n_vocab);
 }
 
 std::shared_ptr<Sequence> Sequence::fork() const {
@@ -50,8 +51,19 @@ void Sequence::truncate(int n) {
   std::lock_guard<std::mutex> lock(model_->mutex_);
   if (n < 0 || n > length()) fail_input("[sequence] can't truncate ", length(), " positions to ", n);
   if (n == length()) return;
+  const int left = std::max(0, kept_logits() - (length() - n));
   kv_.truncate(n);
-  logits_.clear();
+  logits_.resize(static_cast<size_t>(left) * static_cast<size_t>(model_->config().n_vocab));
+}
+
+int Sequence::kept_logits() const {
+  return static_cast<int>(logits_.size() / static_cast<size_t>(model_->config().n_vocab));
+}
+
+const float* Sequence::logits(int n) const {
+  const int row = n - 1 - (length() - kept_logits());
+  if (row < 0 || row >= kept_logits()) return nullptr;
+  return logits_.data() + static_cast<size_t>(row) * static_cast<size_t>(model_->config().n_vocab);
 }
 
 Model::Model(const FileSource& source, const ModelOptions& options)
@@ -158,6 +170,8 @@ void Model::check(const std::vector<Feed>& feeds) const {
     if (feed.sequence->model_.get() != this) fail_input("[model] a sequence belongs to another model");
     if (!seen.insert(feed.sequence).second) fail_input("[model] a sequence appears twice in one batch");
     if (feed.tokens.empty()) fail_input("[model] no tokens to run: the prompt is empty");
+    if (feed.n_logits < 1 || static_cast<size_t>(feed.n_logits) > feed.tokens.size())
+      fail_input("[model] logits after ", feed.n_logits, " of ", feed.tokens.size(), " new tokens can't be kept");
     const size_t total = static_cast<size_t>(feed.sequence->length()) + feed.tokens.size();
     if (total > static_cast<size_t>(n_ctx_))
       fail_input("[model] ", feed.sequence->length(), " positions + ", feed.tokens.size(), " new tokens = ", total,
@@ -178,7 +192,7 @@ void Model::forward(const std::vector<Feed>& feeds, float* all_logits, const std
     for (size_t f = 0; f < feeds.size(); ++f) {
       const int n = static_cast<int>(feeds[f].tokens.size());
       for (int i = 0; i < n; ++i) {
-        rows.push_back({f, feeds[f].tokens[static_cast<size_t>(i)], before[f] + i, i + 1 == n});
+        rows.push_back({f, feeds[f].tokens[static_cast<size_t>(i)], before[f] + i, i == 0, i >= n - feeds[f].n_logits});
         if (rows.size() < kMaxRows && !(i + 1 == n && f + 1 == feeds.size())) continue;
         run_rows(feeds, rows, all_logits, poll);
         if (all_logits) all_logits += rows.size() * static_cast<size_t>(config_.n_vocab);
@@ -258,17 +272,16 @@ void Model::run_rows(const std::vector<Feed>& feeds, const std::vector<Row>& row
     b.swiglu(gate_.data(), up_.data(), rows_n, c.n_ff);
     b.linear({{&w[kDown], id(kDown), x, true}}, gate_.data(), rows_n, groups);
   }
-  for (size_t f = 0; f < feeds.size(); ++f) {
-    if (!new_positions[f]) continue;
-    feeds[f].sequence->kv_.advance(new_positions[f]);
-    feeds[f].sequence->logits_.clear();
-  }
+  for (size_t f = 0; f < feeds.size(); ++f)
+    if (new_positions[f]) feeds[f].sequence->kv_.advance(new_positions[f]);
+  for (const Row& row : rows)
+    if (row.first) feeds[row.feed].sequence->logits_.clear();
 
   // Only the rows whose logits are wanted go through the output layer: they are moved to the front of x.
   std::vector<size_t> wanted;
   std::vector<RowGroup> wanted_groups;
   for (size_t i = 0; i < m; ++i) {
-    if (!all_logits && !rows[i].last) continue;
+    if (!all_logits && !rows[i].kept) continue;
     const int at = static_cast<int>(wanted.size());
     if (wanted.empty() || rows[i].feed != rows[wanted.back()].feed)
       wanted_groups.push_back({at, at, &feeds[rows[i].feed].sequence->adapters_});
@@ -284,7 +297,8 @@ void Model::run_rows(const std::vector<Feed>& feeds, const std::vector<Row>& row
   b.linear({{&output_, output_id(c), logits, false}}, h, int(wanted.size()), wanted_groups);
   for (size_t i = 0; i < wanted.size(); ++i) {
     const Row& row = rows[wanted[i]];
-    if (row.last) feeds[row.feed].sequence->logits_.assign(logits + i * n_vocab, logits + (i + 1) * n_vocab);
+    std::vector<float>& kept = feeds[row.feed].sequence->logits_;
+    if (row.kept) kept.insert(kept.end(), logits + i * n_vocab, logits + (i + 1) * n_vocab);
   }
 }
 

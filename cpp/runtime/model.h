@@ -18,18 +18,18 @@ namespace lora_edge {
 
 class Model;
 
-// One text in the making: its KV cache, its adapters, and the logits after its last position. Used by one thread at a
-// time.
+// One text in the making: its KV cache, its adapters, and the logits after its last positions, those that its last
+// feed asked for. Used by one thread at a time.
 class Sequence {
  public:
   Sequence(std::shared_ptr<Model> model, AdapterSet adapters);
 
   int length() const { return kv_.length(); }
-  void set_adapters(AdapterSet adapters);
-  void truncate(int n);  // forgets all but the first n positions, and the logits
+  void set_adapters(AdapterSet adapters);  // of what is computed from now on, logits after a cut too
+  void truncate(int n);                    // forgets all but the first n positions, with their logits
   std::shared_ptr<Sequence> fork() const;
-  // [n_vocab] after the last position; empty before the first feed. Not for use while another thread feeds.
-  const std::vector<float>& logits() const { return logits_; }
+  // [n_vocab] after the first n positions; nullptr where they are not kept. Not for use while another thread feeds.
+  const float* logits(int n) const;
   const std::shared_ptr<Model>& model() const { return model_; }
 
  private:
@@ -38,13 +38,15 @@ class Sequence {
   std::shared_ptr<Model> model_;
   AdapterSet adapters_;
   KvCache kv_;
-  std::vector<float> logits_;
+  int kept_logits() const;     // rows of logits_
+  std::vector<float> logits_;  // [kept, n_vocab] after the last positions
 };
 
-// New tokens of one sequence.
+// New tokens of one sequence; the logits after the last n_logits of them are kept, one at least.
 struct Feed {
   Sequence* sequence;
   std::vector<int> tokens;
+  int n_logits = 1;
 };
 
 struct ModelOptions {
@@ -67,7 +69,7 @@ class Model : public std::enable_shared_from_this<Model> {
   std::shared_ptr<std::atomic<size_t>> kv_bytes() const { return kv_bytes_; }
   size_t buffer_bytes() const;
 
-  // Runs the new tokens of all sequences, in chunks of at most kMaxRows rows, and leaves each one's logits in it.
+  // Runs the new tokens of all sequences, in chunks of at most kMaxRows rows, and leaves the logits asked for in them.
   // With `all_logits` the logits of every row go there too, [Σ tokens, n_vocab] in feed order. `poll` is called between
   // layers; when it returns true, Cancelled is thrown. After any exception all
   // sequences have the positions that they had before.
@@ -85,7 +87,8 @@ class Model : public std::enable_shared_from_this<Model> {
   struct Row {
     size_t feed;
     int token, position;
-    bool last;  // of its sequence's new tokens
+    bool first;  // of its sequence's new tokens
+    bool kept;   // its logits stay in the sequence
   };
 
   const float* vector(const std::string& name, int n, bool required);

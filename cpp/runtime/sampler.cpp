@@ -13,15 +13,15 @@ namespace {
 constexpr size_t kPenaltyWindow = 64;  // llama.cpp's repeat_last_n
 
 // The first of the likeliest.
-int likeliest(const std::vector<float>& logits) {
-  return static_cast<int>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+int likeliest(const float* logits, int n_vocab) {
+  return static_cast<int>(std::max_element(logits, logits + n_vocab) - logits);
 }
 
-void check_finite(const std::vector<float>& logits) {
+void check_finite(const float* logits, int n_vocab) {
   uint32_t not_finite = 0;
-  for (const float logit : logits) {
+  for (int i = 0; i < n_vocab; ++i) {
     uint32_t bits;
-    std::memcpy(&bits, &logit, 4);
+    std::memcpy(&bits, logits + i, 4);
     not_finite |= (bits & 0x7f800000u) == 0x7f800000u;
   }
   if (not_finite)
@@ -64,17 +64,17 @@ void Sampler::penalise() {
   }
 }
 
-int Sampler::sample(const std::vector<float>& logits) {
-  if (logits.empty()) fail_input("[sampler] there are no logits: feed the sequence first");
-  check_finite(logits);
-  if (options_.repeat_penalty == 1.0 && options_.temperature == 0.0) return likeliest(logits);
-  logits_ = logits;
+int Sampler::sample(const float* logits, int n_vocab) {
+  if (!logits) fail_input("[sampler] there are no logits: feed the sequence first");
+  check_finite(logits, n_vocab);
+  if (options_.repeat_penalty == 1.0 && options_.temperature == 0.0) return likeliest(logits, n_vocab);
+  logits_.assign(logits, logits + n_vocab);
   if (options_.repeat_penalty != 1.0) penalise();
-  return options_.temperature == 0.0 ? likeliest(logits_) : draw();
+  return options_.temperature == 0.0 ? likeliest(logits_.data(), n_vocab) : draw();
 }
 
 int Sampler::draw() {
-  const float max = logits_[static_cast<size_t>(likeliest(logits_))];
+  const float max = logits_[static_cast<size_t>(likeliest(logits_.data(), static_cast<int>(logits_.size())))];
   const size_t n = logits_.size();
   candidates_.clear();
   for (size_t i = 0; i < n; ++i) candidates_.push_back({logits_[i], static_cast<int>(i)});

@@ -22,7 +22,7 @@ class Sampler {
   explicit Sampler(const SamplerOptions& options);  // InputError names an option that makes no sense
 
   void accept(int token);  // a token of the text, for the repeat penalty
-  int sample(const std::vector<float>& logits);
+  int sample(const float* logits, int n_vocab);
 
  private:
   struct Candidate {

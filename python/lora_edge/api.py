@@ -11,7 +11,7 @@ from . import _core, builtin
 from .adapter import AdapterSpec
 from .generation import Token
 from .model import Model
-from .options import DEFAULT_MAX_TOKENS, OptionArgs, Stop
+from .options import DEFAULT_MAX_TOKENS, OptionArgs, Speculative, Stop
 from .threads import default_threads
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def generate(
     seed: int | None = None,
     stop: Stop = None,
     ignore_eos: bool = False,
+    speculative: Speculative = None,
     stream: bool = False,
 ) -> str | Iterator[Token]:
     """Continues a prompt: one call from nothing to text.
@@ -117,6 +118,7 @@ def generate(
         seed=seed,
         stop=stop,
         ignore_eos=ignore_eos,
+        speculative=speculative,
     )
     spec = _load_adapters(ready, adapter)
     if stream:

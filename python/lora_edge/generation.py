@@ -1,4 +1,5 @@
-"""The generation loop: many sequences side by side, one row each per step; stop strings, streaming, timings."""
+"""The generation loop: many sequences side by side, one row each per step and one per token of a draft; stop strings,
+streaming, timings."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 from . import _core
 from .options import Options, Yielding
+from .prompt_lookup import MAX_ROWS, PromptLookup
 from .sequence import Sequence
 from .tokenizer import TokenStream
 
@@ -24,12 +26,15 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True)
 class Timings:
-    """Wall time of a completion in seconds, with the numbers of tokens that it covers."""
+    """Wall time of a completion in seconds, with the numbers of tokens that it covers. `drafted` tokens were guessed
+    by speculation, `accepted` of them were right and cost no pass of their own."""
 
     prompt_tokens: int
     prompt_seconds: float
     generated_tokens: int
     generated_seconds: float
+    drafted: int = 0
+    accepted: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -98,6 +103,7 @@ class Run:
     limit: int
     prompt_tokens: int
     filter: StopFilter
+    lookup: PromptLookup | None = None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -131,16 +137,21 @@ class Run:
         if options.stops and tokenizer is None:
             raise ValueError("stop strings need a tokenizer, which this model's file doesn't have")
         sampler = options.sampler()
-        for token in [*sequence.ids, *prompt][-64:]:
+        text = [*sequence.ids, *prompt]
+        for token in text[-64:]:
             sampler.accept(token)
+        lookup = PromptLookup(text) if options.speculative else None
         stream = tokenizer.stream(continuation=True) if tokenizer else None
         stop_ids = tokenizer.stop_ids if tokenizer and not options.ignore_eos else frozenset()
-        return cls(sequence, options, sampler, stream, stop_ids, limit, len(prompt), StopFilter(options.stops))
+        stop_filter = StopFilter(options.stops)
+        return cls(sequence, options, sampler, stream, stop_ids, limit, len(prompt), stop_filter, lookup)
 
     def sample(self) -> Token:
         """The next token from the sequence's logits; sets `finish_reason` when it is the last."""
-        token, logprob = self.sampler.sample(self.sequence.core)
+        token, logprob = self.sampler.sample(self.sequence.core, len(self.sequence))
         self.sampler.accept(token)
+        if self.lookup:
+            self.lookup.push(token, drafted=self.sequence.ahead[:1] == [token])
         self.ids.append(token)
         self.logprobs.append(logprob)
         text = ""
@@ -155,17 +166,30 @@ class Run:
                 self.finish_reason = "length"
         if self.finish_reason and not self.filter.stopped and self.stream:
             text += self.filter.push(self.stream.flush()) + self.filter.flush()
+        if self.finish_reason:
+            self.sequence.settle()
         self.texts.append(text)
         self.seconds = time.perf_counter() - self.started
         return Token(token, text, logprob)
 
+    def draft(self, room: int) -> list[int]:
+        """Up to `room` tokens that may follow the last one; none that max_tokens or the context would cut off."""
+        if self.lookup is None:
+            return []
+        left = min(self.limit - len(self.ids) - 1, self.sequence.model.n_ctx - len(self.sequence))
+        return self.lookup.draft(min(room, left))
+
     def completion(self) -> Completion:
-        timings = Timings(self.prompt_tokens, self.prompt_seconds, len(self.ids), self.seconds)
+        drafts = (self.lookup.drafted, self.lookup.accepted) if self.lookup else (0, 0)
+        timings = Timings(self.prompt_tokens, self.prompt_seconds, len(self.ids), self.seconds, *drafts)
         return Completion("".join(self.texts), self.ids, self.logprobs, self.finish_reason or "length", timings)
 
 
 def steps(runs: Seq[Run], prompts: Seq[Seq[int]]) -> Iterator[tuple[int, Token]]:
-    """Feeds the prompts, then one row per unfinished sequence and step; yields (index of the run, token)."""
+    """Feeds the prompts, then one row per unfinished sequence and step; yields (index of the run, token).
+
+    A run with drafts feeds one row more per drafted token and samples after each in turn, as it would without, as long
+    as the draft agrees: its tokens and draws don't depend on the drafts."""
     begin = time.perf_counter()
     Sequence.feed_all([(run.sequence, list(prompt)) for run, prompt in zip(runs, prompts)])
     now = time.perf_counter()
@@ -177,5 +201,9 @@ def steps(runs: Seq[Run], prompts: Seq[Seq[int]]) -> Iterator[tuple[int, Token]]
     while active:
         for i in active:
             yield i, runs[i].sample()
+            while runs[i].finish_reason is None and runs[i].sequence.ready:
+                yield i, runs[i].sample()
         active = [i for i in active if runs[i].finish_reason is None]
-        Sequence.feed_all([(runs[i].sequence, []) for i in active])
+        room = MAX_ROWS // len(active) - 1 if active else 0
+        drafts = [runs[i].draft(room) for i in active]
+        Sequence.feed_all([(runs[i].sequence, []) for i in active], drafts)

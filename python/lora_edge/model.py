@@ -20,7 +20,7 @@ from .chat import render_chat
 from .checks import real, token_ids, whole
 from .generation import Completion, Run, Token, steps
 from .gguf_file import open_gguf
-from .options import DEFAULT_MAX_TOKENS, OptionArgs, Stop, make_options
+from .options import DEFAULT_MAX_TOKENS, OptionArgs, Speculative, Stop, make_options
 from .sequence import Sequence
 from .threads import default_threads
 from .tokenizer import Tokenizer
@@ -201,6 +201,7 @@ class Model:
         seed: int | None = None,
         stop: Stop = None,
         ignore_eos: bool = False,
+        speculative: Speculative = None,
         stream: bool = False,
     ) -> str | Iterator[Token]:
         """Continues a prompt (text, or token ids as they are); no chat template is applied.
@@ -210,7 +211,9 @@ class Model:
         sample among the k likeliest, among the likeliest that sum to p, among those at least p times as likely as
         the likeliest (0, 1 and 0: among all). repeat_penalty: over the last 64 tokens. seed: the same seed gives
         the same text; None takes a fresh one. stop: a string or several that end the text and are no part of it.
-        ignore_eos: goes on after an end token. stream: an iterator of Token(id, text, logprob) instead of the text.
+        ignore_eos: goes on after an end token. speculative: "prompt-lookup" (Saxena 2023) guesses tokens from what the
+        text has said before and checks several in one pass; the result is the same to the bit, sooner where a text
+        repeats its prompt or itself. stream: an iterator of Token(id, text, logprob) instead of the text.
         ValueError: prompt and max_tokens exceed the context (the numbers are given), or an option makes no sense.
         """
         options = OptionArgs(
@@ -223,6 +226,7 @@ class Model:
             seed=seed,
             stop=stop,
             ignore_eos=ignore_eos,
+            speculative=speculative,
         )
         if stream:
             return self.stream(self.sequence(adapter=adapter), self._ids(prompt), options)
@@ -310,8 +314,8 @@ class Model:
         cut = 0 if last is None else len(tokens) - whole("last", last, 1, max(1, len(tokens)))
         sequence = self.sequence(adapter=adapter).core
         if cut:
-            self.core.forward([(sequence, tokens[:cut])])
-        out = self.core.forward([(sequence, tokens[cut:])], all_logits=True)
+            self.core.forward([(sequence, tokens[:cut], 1)])
+        out = self.core.forward([(sequence, tokens[cut:], 1)], all_logits=True)
         assert out is not None
         return out
 
@@ -324,7 +328,7 @@ class Model:
         parts = [np.empty(0, np.float32)]
         for at in range(0, len(tokens) - 1, _LOGITS_ROWS):
             chunk = tokens[at : min(at + _LOGITS_ROWS, len(tokens) - 1)]
-            logits = self.core.forward([(sequence, chunk)], all_logits=True)
+            logits = self.core.forward([(sequence, chunk, 1)], all_logits=True)
             assert logits is not None
             parts.append(_core.log_probabilities(logits, tokens[at + 1 : at + 1 + len(chunk)]))
         return np.concatenate(parts)

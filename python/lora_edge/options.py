@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence as Seq
 from dataclasses import dataclass, fields
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from . import _core
 from .checks import real, whole
 
 Stop = str | Seq[str] | None
+Speculative = Literal["prompt-lookup"] | None
+SPECULATIVE = ("prompt-lookup",)
 MAX_COUNT = (1 << 31) - 1  # what the core counts with
 
 
@@ -33,6 +35,7 @@ class OptionArgs(TypedDict, total=False):
     seed: int | None
     stop: Stop
     ignore_eos: bool
+    speculative: Speculative
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Options:
     seed: int | None = None
     stop: Stop = None
     ignore_eos: bool = False
+    speculative: Speculative = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.max_tokens, Yielding):
@@ -60,6 +64,10 @@ class Options:
         listed = self.stop is None or isinstance(self.stop, (str, Seq))
         if not listed or any(not s or not isinstance(s, str) for s in self.stops):
             raise ValueError(f"stop is {self.stop!r}; it takes a non-empty string or a list of these")
+        way = self.speculative
+        if way is not None and (not isinstance(way, str) or way not in SPECULATIVE):
+            choices = " or ".join(map(repr, SPECULATIVE))
+            raise ValueError(f"speculative is {way!r}; it takes None (off) or {choices}")
 
     def _set(self, name: str, value: float) -> None:
         object.__setattr__(self, name, value)  # the class is frozen

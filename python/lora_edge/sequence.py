@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 class Sequence:
     """Tokens of one text with their keys and values. Use a sequence from one thread at a time.
 
-    `ids` are its tokens. The last ones may still wait to be computed: they are fed with the next call.
+    `ids` are its tokens. The last ones may still wait to be computed: they are fed with the next call. `ahead` are
+    tokens of a draft that the core has computed after them: it holds a beginning of ids + ahead.
     """
 
     def __init__(self, model: Model, adapter: AdapterSpec = None) -> None:
         self.model = model
         self.core = _core.Sequence(model.core, resolve(adapter, model.adapters))
         self.ids: list[int] = []
+        self.ahead: list[int] = []
         self._adapter = adapter
 
     def __len__(self) -> int:
@@ -53,8 +55,22 @@ class Sequence:
         self._compute(token_ids(ids, self.model.config.n_vocab))
 
     def extend(self, token: int) -> None:
-        """Appends a token without computing it yet."""
+        """Appends a token without computing it, unless a draft had it."""
+        if self.ahead[:1] != [token]:
+            self.settle()
         self.ids.append(token)
+        del self.ahead[:1]
+
+    @property
+    def ready(self) -> bool:
+        """Whether the logits after the last token are at hand: no token waits, and none was cut off."""
+        return len(self.core) >= len(self.ids) and self.core.ready
+
+    def settle(self) -> None:
+        """Forgets what is left of a draft."""
+        if len(self.core) > len(self.ids):
+            self.core.truncate(len(self.ids))
+        self.ahead.clear()
 
     def logits(self) -> NDArray[np.float32]:
         """[n_vocab] after the last token. ValueError: the sequence is empty."""
@@ -69,13 +85,14 @@ class Sequence:
             raise ValueError(f"can't truncate a sequence of {len(self.ids)} tokens to {n}")
         if n < len(self.core):
             self.core.truncate(n)
+        self.ahead.clear()
         del self.ids[n:]
 
     def fork(self) -> Sequence:
         """A second sequence with the same past; memory is shared until one of them writes."""
         other = object.__new__(Sequence)
         other.model, other.core = self.model, self.core.fork()
-        other.ids, other._adapter = list(self.ids), self._adapter
+        other.ids, other.ahead, other._adapter = list(self.ids), list(self.ahead), self._adapter
         return other
 
     @overload
@@ -106,22 +123,28 @@ class Sequence:
         Sequence.feed_all([(self, ids)])
 
     @staticmethod
-    def feed_all(batch: Seq[tuple[Sequence, list[int]]]) -> None:
-        """Appends each sequence's new tokens and computes what waits, all in one batch."""
-        feeds = []
-        for sequence, ids in batch:
+    def feed_all(batch: Seq[tuple[Sequence, list[int]]], drafts: Seq[list[int]] | None = None) -> None:
+        """Appends each sequence's new tokens and computes what waits, all in one batch. drafts: for each sequence
+        tokens that are computed after these, with the logits after each, but not appended."""
+        feeds: list[tuple[_core.Sequence, list[int], int]] = []
+        drafted: list[tuple[Sequence, list[int]]] = []
+        for (sequence, ids), draft in zip(batch, drafts or [[]] * len(batch)):
+            sequence.settle()
             waiting = sequence.ids[len(sequence.core) :] + ids
-            if not waiting and sequence.ids and not sequence.core.ready:  # cut back: its logits are gone
+            if not waiting and sequence.ids and not sequence.ready:  # cut back: its logits are gone
                 sequence.core.truncate(len(sequence.ids) - 1)
                 waiting = sequence.ids[-1:]
             if waiting:
-                feeds.append((sequence.core, waiting))
+                feeds.append((sequence.core, waiting + draft, 1 + len(draft)))
+                drafted.append((sequence, draft))
         lengths = [len(sequence) for sequence, _ in batch]
         try:
             for sequence, ids in batch:
                 sequence.ids.extend(ids)
             if feeds:
                 batch[0][0].model.core.forward(feeds)
+            for sequence, draft in drafted:
+                sequence.ahead = list(draft)
         except BaseException:  # an interrupt may be raised when the core has just finished, too
             for (sequence, _), n in zip(batch, lengths):
                 sequence.truncate(n)

@@ -56,7 +56,17 @@ def test_ids_and_timings(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = run(capsys, "generate", "-p", "hello", "-n", "5", "--ignore-eos", "--ids", "--timings")
     assert status == 0
     assert len([int(i) for i in out.split()]) == 5
-    assert "generated 5 tokens" in err
+    assert "generated 5 tokens" in err and "drafted" not in err
+
+
+def test_speculation_prints_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ("generate", "-p", "turn on the kitchen light\n" * 3, "-n", "40", "--ignore-eos", "--timings")
+    _, wanted, _ = run(capsys, *argv)
+    status, out, err = run(capsys, *argv, "--speculative", "prompt-lookup")
+    assert status == 0 and out == wanted and "drafted tokens accepted" in err
+    with pytest.raises(SystemExit):
+        run(capsys, *argv, "--speculative", "other")
+    assert "prompt-lookup" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ BOUNDS = {
         "lowrank_f16_m8": "(16 products + 4 widenings + 3 loads) / 64",
         "page_f16": "(12 products + 4 widenings + 3 loads) / 48",
         "page_f32": "(16 products + 4 loads) / 64",
-        "softmax_page": "(17 for the exponential + 4 for the largest, scale and sum + 1 to scale the state + 3 loads and stores) / 4",
+        "softmax_page": "(17 for the exponential + 5 for the largest, scales and sum + 3 loads and stores) / 4",
         "quantize_q8": "(16 for the largest + 32 to round + 12 to narrow + 12 loads and stores) / 32",
     },
     "neon_dotprod": {

@@ -8,7 +8,7 @@ import os
 
 from ..adapter import AdapterSpec
 from ..model import Model
-from ..options import DEFAULT_MAX_TOKENS, OptionArgs
+from ..options import DEFAULT_MAX_TOKENS, SPECULATIVE, OptionArgs
 
 MAX_TEXT = 1000  # characters of one value
 
@@ -79,6 +79,11 @@ def add_sampling_flags(p: argparse.ArgumentParser) -> None:
     )
     g.add_argument("--stop", metavar="TEXT", action="append", help="end before this text; repeatable")
     g.add_argument("--ignore-eos", action="store_true", help="go on after an end token")
+    g.add_argument(
+        "--speculative",
+        choices=SPECULATIVE,
+        help="check several guessed tokens per pass: the same text, sooner where it repeats the prompt or itself",
+    )
 
 
 def sampling_options(args: argparse.Namespace) -> OptionArgs:
@@ -92,6 +97,7 @@ def sampling_options(args: argparse.Namespace) -> OptionArgs:
         seed=args.seed,
         stop=args.stop,
         ignore_eos=args.ignore_eos,
+        speculative=args.speculative,
     )
 
 

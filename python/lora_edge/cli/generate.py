@@ -86,8 +86,9 @@ def _print_timings(args: argparse.Namespace, completion: Completion, label: str)
         return
     t = completion.timings
     speed = t.prompt_tokens / t.prompt_seconds if t.prompt_seconds > 0 else 0.0
+    drafts = f"; {t.accepted} of {t.drafted} drafted tokens accepted" if args.speculative else ""
     print(
         f"{label + ': ' if label else ''}prompt {t.prompt_tokens} tokens, {speed:.1f} tokens/s; "
-        f"generated {t.generated_tokens} tokens, {t.tokens_per_second:.1f} tokens/s",
+        f"generated {t.generated_tokens} tokens, {t.tokens_per_second:.1f} tokens/s{drafts}",
         file=sys.stderr,
     )
