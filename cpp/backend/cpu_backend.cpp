@@ -57,9 +57,9 @@ class CpuBackend final : public Backend {
         const size_t a_stride = row_bytes(lora.a_type, static_cast<size_t>(lora.r));
         const float scale = lora.scale * active.weight;
         for (int i = group.begin; i < group.end; ++i) {
-          table_.dequantize[int(lora.a_type)](lora.a.data() + static_cast<size_t>(tokens[i]) * a_stride, u, lora.r);
+          table_.dequantize[int(lora.a_type)](lora.a + static_cast<size_t>(tokens[i]) * a_stride, u, lora.r);
           for (int t = 0; t < lora.r; ++t) u[t] *= scale;
-          low_rank_output(lora, w.k, u, size_t(lora.r), 1, x + size_t(i) * w.k, 0, w.k);
+          low_rank_output(lora, w.k, u, size_t(lora.r), 1, x + size_t(i) * w.k, 0, w.k, 0);
         }
       }
     }
@@ -124,7 +124,7 @@ class CpuBackend final : public Backend {
       for (const LowRankPart& p : parts_) {
         if (p.linear != chunk.linear) continue;
         low_rank_output(*p.weight, w.n, u + size_t(p.group.begin) * ldu + p.u0, size_t(ldu),
-                        p.group.end - p.group.begin, chunk.y + size_t(p.group.begin) * n, chunk.n0, chunk.n1);
+                        p.group.end - p.group.begin, chunk.y + size_t(p.group.begin) * n, chunk.n0, chunk.n1, thread);
       }
       if (l.accumulate)
         for (int i = 0; i < m; ++i) table_.add(l.y + i * n + chunk.n0, chunk.y + i * n + chunk.n0, width);
@@ -226,7 +226,7 @@ class CpuBackend final : public Backend {
     const LowRankPart& p = *task.part;
     const int rows = task.end - task.begin;
     float* out = u + size_t(task.begin) * ldu + p.u0;
-    table_.matmul[int(p.weight->a_type)]({p.weight->a.data(), row_bytes(p.weight->a_type, size_t(k)), k, rows,
+    table_.matmul[int(p.weight->a_type)]({p.weight->a, row_bytes(p.weight->a_type, size_t(k)), k, rows,
                                           x + size_t(task.begin) * k, size_t(k), nullptr, nullptr, nullptr, out,
                                           size_t(ldu), task.r0, task.r1, scratch(thread)});
     for (int i = 0; i < rows; ++i)
@@ -234,12 +234,29 @@ class CpuBackend final : public Backend {
   }
 
   // y [m, n] += B·u over the outputs [n0, n1), panel by panel.
-  void low_rank_output(const LoraWeight& weight, int n, const float* u, size_t ldu, int m, float* y, int n0, int n1) {
+  void low_rank_output(const LoraWeight& weight, int n, const float* u, size_t ldu, int m, float* y, int n0, int n1,
+                       int thread) {
     for (int j0 = n0 / kPanelOutputs * kPanelOutputs; j0 < n1; j0 += kPanelOutputs) {
       const int width = std::min(kPanelOutputs, n - j0);
-      const uint8_t* panel = weight.bt.data() + row_bytes(weight.bt_type, size_t(j0) * size_t(weight.r));
-      table_.lowrank[int(weight.bt_type)](
-          {panel, width, weight.r, m, u, ldu, y + j0, size_t(n), std::max(n0 - j0, 0), std::min(n1 - j0, width)});
+      LowRankArgs args{
+          nullptr, width, weight.r, m, u, ldu, y + j0, size_t(n), std::max(n0 - j0, 0), std::min(n1 - j0, width)};
+      if (weight.panels) {
+        args.bt = weight.panels + row_bytes(weight.b_type, size_t(j0) * size_t(weight.r));
+        table_.lowrank[int(weight.b_type)](args);
+        continue;
+      }
+      // Not settled yet: its rows are transposed each time, as many ranks as the scratch holds.
+      constexpr int kRanks = int(kScratchBytes / (kPanelOutputs * sizeof(float)));
+      const size_t stride = row_bytes(weight.b_type, size_t(weight.r));
+      for (int t = 0; t < weight.r; t += kRanks) {
+        float* panel = static_cast<float*>(scratch(thread));
+        args.r = std::min(kRanks, weight.r - t);
+        args.u = u + t;
+        args.bt = panel;
+        table_.transpose[int(weight.b_type)](weight.b + size_t(j0) * stride + row_bytes(weight.b_type, size_t(t)),
+                                             stride, width, args.r, panel);
+        table_.lowrank[int(DType::f32)](args);
+      }
     }
   }
 

@@ -83,76 +83,9 @@ py::dict linear_shapes(const Model& model) {
   py::dict d;
   for (int id = 0; id < linear_count(model.config()); ++id) {
     const Weight& w = model.weight(id);
-    d[py::str(linear_name(model.config(), id))] = py::make_tuple(w.n, w.k);
+    d[py::str(linear_name(model.config().n_layer, id))] = py::make_tuple(w.n, w.k);
   }
   return d;
-}
-
-// float32, float16, or uint16 that holds bfloat16 bits.
-DType factor_type(const std::string& name, const py::array& a) {
-  const char kind = a.dtype().kind();
-  const auto size = a.dtype().itemsize();
-  if (kind == 'f' && size == 4) return DType::f32;
-  if (kind == 'f' && size == 2) return DType::f16;
-  if (kind == 'u' && size == 2) return DType::bf16;
-  fail_input("[adapter] '", name, "': factors must be float32, float16 or bfloat16");
-}
-
-// NaN and infinity have all bits of the exponent set.
-template <class T>
-bool all_finite(const py::array& a, T exponent) {
-  const auto* p = static_cast<const T*>(a.data());
-  T full = 0;
-  for (py::ssize_t i = 0; i < a.size(); ++i) full |= T((p[i] & exponent) == exponent);
-  return full == 0;
-}
-
-void check_finite(const std::string& name, const char* side, const py::array& a, DType type) {
-  const bool finite = type == DType::f32   ? all_finite<uint32_t>(a, 0x7f800000)
-                      : type == DType::f16 ? all_finite<uint16_t>(a, 0x7c00)
-                                           : all_finite<uint16_t>(a, 0x7f80);
-  if (!finite) fail_input("[adapter] '", name, "': ", side, " holds NaN or infinity: the adapter is damaged");
-}
-
-// One entry of an adapter, (a, b, scale): a [r, k], b [n, r]; for the embedding a [n_vocab, r], b [n_embd, r].
-void set_weight(Adapter& adapter, const Model& model, int id, const py::tuple& entry) {
-  const std::string name = linear_name(model.config(), id);
-  const auto a = py::array::ensure(entry[0], py::array::c_style), b = py::array::ensure(entry[1], py::array::c_style);
-  const auto scale = entry[2].cast<double>();
-  if (!a || !b || a.ndim() != 2 || b.ndim() != 2)
-    fail_input("[adapter] '", name, "': lora_a and lora_b must be matrices");
-  if (!(std::fabs(scale) <= FLT_MAX)) fail_input("[adapter] '", name, "': scale ", scale, " is not finite");
-  const Weight& w = model.weight(id);
-  const bool embedding = id == embedding_id(model.config());
-  const py::ssize_t r = b.shape(1), n = embedding ? w.k : w.n;
-  const bool fits = r > 0 && r <= (1 << 16) && b.shape(0) == n &&
-                    (embedding ? a.shape(0) == w.n && a.shape(1) == r : a.shape(0) == r && a.shape(1) == w.k);
-  if (!fits)
-    fail_input("[adapter] '", name, "': lora_a [", a.shape(0), ", ", a.shape(1), "] and lora_b [", b.shape(0), ", ",
-               b.shape(1), "] don't fit the base's weight [", w.n, ", ", w.k,
-               "]: the adapter was made for another base");
-  const DType a_type = factor_type(name, a), b_type = factor_type(name, b);
-  check_finite(name, "lora_a", a, a_type);
-  check_finite(name, "lora_b", b, b_type);
-  adapter.set(id, int(n), size_t(a.size()), int(r), float(scale), a_type, a.data(), b_type, b.data());
-}
-
-std::shared_ptr<Adapter> make_adapter(const Model& model, const std::string& name, const py::dict& entries) {
-  const int n = linear_count(model.config());
-  auto adapter = std::make_shared<Adapter>(name, n);
-  size_t placed = 0;
-  for (int id = 0; id < n; ++id) {
-    const py::str key(linear_name(model.config(), id));
-    if (!entries.contains(key)) continue;
-    set_weight(*adapter, model, id, entries[key].cast<py::tuple>());
-    ++placed;
-  }
-  if (placed == entries.size()) return adapter;
-  const py::dict known = linear_shapes(model);
-  for (const auto& [key, value] : entries)
-    if (!known.contains(key))
-      fail_input("[adapter] '", name, "' adapts '", key.cast<std::string>(), "', which the base doesn't have");
-  return adapter;
 }
 
 AdapterSet adapter_set(const std::vector<std::pair<std::shared_ptr<Adapter>, double>>& adapters) {
@@ -168,11 +101,6 @@ AdapterSet adapter_set(const std::vector<std::pair<std::shared_ptr<Adapter>, dou
 }  // namespace
 
 void bind_model(py::module_& m) {
-  py::class_<Adapter, std::shared_ptr<Adapter>>(m, "Adapter")
-      .def(py::init(&make_adapter), py::arg("model"), py::arg("name"), py::arg("entries"))
-      .def_property_readonly("name", &Adapter::name)
-      .def_property_readonly("n_bytes", &Adapter::n_bytes);
-
   py::class_<Sequence, std::shared_ptr<Sequence>>(m, "Sequence")
       .def(py::init([](const std::shared_ptr<Model>& model,
                        const std::vector<std::pair<std::shared_ptr<Adapter>, double>>& adapters) {

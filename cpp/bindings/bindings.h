@@ -16,6 +16,7 @@ inline std::string path_bytes(const py::object& path) {
   return py::reinterpret_steal<py::bytes>(bytes);
 }
 
+void bind_adapter(py::module_& m);
 void bind_gguf(py::module_& m);
 void bind_model(py::module_& m);
 void bind_probe(py::module_& m);

@@ -68,6 +68,8 @@ struct Table {
   // A page of keys as Q8_0 caches keep them, bytes [d][positions] and f16 scales [d / 32][positions], to out
   // [d][positions].
   void (*dequantize_keys)(const int8_t* q, const uint16_t* scales, int d, float* out);
+  // in [n, r], rows in_stride bytes apart, to f32 [r, n]. f32, f16, bf16.
+  void (*transpose[kDTypes])(const void* in, size_t in_stride, int n, int r, float* out);
   // x[k] -> q[k], d[k / 32] with d = max|x| / 127 and q = round-half-even(x / d), as ggml's Q8_0; d stays f32. s[k /
   // 32] is the sum of each block of q: products of unsigned by signed bytes, w + 128 by x, are too large by 128 · s.
   void (*quantize_q8)(const float* x, int8_t* q, float* d, int32_t* s, int k);

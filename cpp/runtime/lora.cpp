@@ -1,6 +1,7 @@
 #include "runtime/lora.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 
@@ -24,34 +25,60 @@ void to_panels(const void* in, void* out, int n, int r) {
 
 }  // namespace
 
-std::string linear_name(const Config& c, int id) {
-  if (id == embedding_id(c)) return "token_embd.weight";
-  if (id == output_id(c)) return "output.weight";
+std::string linear_name(int n_layer, int id) {
+  if (id == n_layer * kSlots) return "token_embd.weight";
+  if (id == n_layer * kSlots + 1) return "output.weight";
   return concat("blk.", id / kSlots, ".", kSlotNames[id % kSlots], ".weight");
+}
+
+std::map<std::string, int> Adapter::ranks() const {
+  const int n = static_cast<int>(weights_.size());
+  std::map<std::string, int> ranks;
+  for (int id = 0; id < n; ++id)
+    if (at(id).r != 0) ranks[linear_name((n - 2) / kSlots, id)] = at(id).r;
+  return ranks;
 }
 
 size_t Adapter::n_bytes() const {
   size_t n = 0;
-  for (const LoraWeight& w : weights_) n += w.a.size() + w.bt.size();
+  for (const LoraWeight& w : weights_) n += w.a_bytes + w.b_bytes();
   return n;
 }
 
 void Adapter::set(int id, int n, size_t a_elements, int r, float scale, DType a_type, const void* a, DType b_type,
                   const void* b) {
-  LoraWeight w;
+  LoraWeight& w = weights_[static_cast<size_t>(id)];
   w.r = r;
   w.scale = scale;
   w.a_type = a_type;
-  w.bt_type = b_type;
-  w.a.resize(row_bytes(a_type, a_elements));
-  std::memcpy(w.a.data(), a, w.a.size());
-  w.bt.resize(row_bytes(b_type, static_cast<size_t>(n) * static_cast<size_t>(r)));
-  if (b_type == DType::f32) {
-    to_panels<uint32_t>(b, w.bt.data(), n, r);
-  } else {
-    to_panels<uint16_t>(b, w.bt.data(), n, r);
+  w.b_type = b_type;
+  w.a = static_cast<const uint8_t*>(a);
+  w.b = static_cast<const uint8_t*>(b);
+  w.n = n;
+  w.a_bytes = row_bytes(a_type, a_elements);
+}
+
+size_t Adapter::settle(size_t budget) {
+  size_t done = 0;
+  if (!std::exchange(used_, true)) return done;
+  for (; settled_ < weights_.size() && done < budget; ++settled_) {
+    LoraWeight& w = weights_[settled_];
+    if (w.r == 0) continue;
+    std::unique_ptr<uint8_t[]> a(new uint8_t[w.a_bytes]), panels(new uint8_t[w.b_bytes()]);
+    std::memcpy(a.get(), w.a, w.a_bytes);
+    if (w.b_type == DType::f32) {
+      to_panels<uint32_t>(w.b, panels.get(), w.n, w.r);
+    } else {
+      to_panels<uint16_t>(w.b, panels.get(), w.n, w.r);
+    }
+    w.a = a.get();
+    w.panels = panels.get();
+    own_.push_back(std::move(a));
+    own_.push_back(std::move(panels));
+    done += w.a_bytes + w.b_bytes();
   }
-  weights_[static_cast<size_t>(id)] = std::move(w);
+  if (settled_ == weights_.size()) owners_.clear();
+  return done;
 }
 
 }  // namespace lora_edge

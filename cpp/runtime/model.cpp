@@ -29,6 +29,8 @@ DType layer_type(const GgufFile& file) {
   return t ? file.dtype(*t) : DType::f16;
 }
 
+// Bytes of an adapter that a pass takes into memory of its own, in a millisecond or so.
+constexpr size_t kSettleBytes = 1 << 20;
 constexpr size_t kKvAllowance = 16 << 20;  // bytes of a page that any file may ask for
 
 }  // namespace
@@ -127,9 +129,10 @@ void Model::load_layers() {
     layer.q_norm = qk_norm ? vector(prefix + "attn_q_norm.weight", c.head_dim, true) : nullptr;
     layer.k_norm = qk_norm ? vector(prefix + "attn_k_norm.weight", c.head_dim, true) : nullptr;
     for (int s = 0; s < kSlots; ++s)
-      layer.linears[s] = matrix(linear_name(c, linear_id(i, static_cast<Slot>(s))), n[s], k[s]);
+      layer.linears[s] = matrix(linear_name(c.n_layer, linear_id(i, static_cast<Slot>(s))), n[s], k[s]);
     layers_.push_back(layer);
   }
+  for (int id = 0; id < linear_count(c); ++id) linear_ids_[linear_name(c.n_layer, id)] = id;
   used_.push_back("rope_freqs.weight");
   const std::set<std::string> used(used_.begin(), used_.end());
   for (const GgufTensor& t : file_.tensors())
@@ -151,6 +154,11 @@ const Weight& Model::weight(int id) const {
   if (id == embedding_id(config_)) return embedding_;
   if (id == output_id(config_)) return output_;
   return layers_[static_cast<size_t>(id / kSlots)].linears[id % kSlots];
+}
+
+int Model::find_linear(const std::string& tensor) const {
+  const auto found = linear_ids_.find(tensor);
+  return found == linear_ids_.end() ? -1 : found->second;
 }
 
 size_t Model::buffer_bytes() const {
@@ -199,6 +207,10 @@ void Model::forward(const std::vector<Feed>& feeds, float* all_logits, const std
         rows.clear();
       }
     }
+    size_t settled = 0;
+    for (const Feed& feed : feeds)
+      for (const ActiveAdapter& active : feed.sequence->adapters_)
+        if (settled < kSettleBytes) settled += active.adapter->settle(kSettleBytes - settled);
   } catch (...) {
     for (size_t f = 0; f < feeds.size(); ++f) {
       Sequence& s = *feeds[f].sequence;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "backend/backend.h"
@@ -64,7 +65,8 @@ class Model : public std::enable_shared_from_this<Model> {
   int n_ctx() const { return n_ctx_; }
   int threads() const { return backend_->threads(); }
   DType kv_type() const { return kv_.type; }
-  const Weight& weight(int id) const;  // by linear_id, embedding_id, output_id
+  const Weight& weight(int id) const;                // by linear_id, embedding_id, output_id
+  int find_linear(const std::string& tensor) const;  // its id, -1 where there is none
   bool tied() const { return output_.data == embedding_.data; }
   std::shared_ptr<std::atomic<size_t>> kv_bytes() const { return kv_bytes_; }
   size_t buffer_bytes() const;
@@ -107,6 +109,7 @@ class Model : public std::enable_shared_from_this<Model> {
   Weight embedding_, output_;
   const float* output_norm_ = nullptr;
   std::vector<Layer> layers_;
+  std::unordered_map<std::string, int> linear_ids_;
   int n_ctx_;
   KvLayout kv_;
   std::shared_ptr<std::atomic<size_t>> kv_bytes_ = std::make_shared<std::atomic<size_t>>(0);

@@ -17,15 +17,19 @@ class Adapter:
     """An adapter beside a base: y = W·x + Σ scale·weight·B(A·x) (Hu et al. 2021, arXiv:2106.09685).
 
     `scale` was given at load and multiplies the file's own scales (alpha/r and its kin); a weight given per
-    call multiplies both. `ranks` has the rank of each adapted tensor, by the base's tensor name.
+    call multiplies both.
     """
 
     name: str
     path: str
     kind: str
     scale: float
-    ranks: Mapping[str, int] = field(repr=False)
     core: _core.Adapter = field(repr=False)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The rank of each adapted tensor, by the base's tensor name."""
+        return self.core.ranks()
 
     @property
     def n_bytes(self) -> int:

@@ -8,7 +8,6 @@ dropped: a tensor or a setting that cannot be honoured is a ValueError that name
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _core
 from .gguf_file import GgufFile, open_gguf
 from .hf_names import gguf_stem, is_permuted, permute_rows
 from .peft_config import PeftConfig
@@ -107,9 +107,14 @@ def read_adapter(path: str | os.PathLike[str], arch: str, base: BaseInfo) -> Ada
     OSError: it cannot be read.
     """
     path = Path(path)
+    return _read_peft(path, arch, base) if is_peft(path) else _read_gguf(path, arch, base)
+
+
+def is_peft(path: Path) -> bool:
+    """Whether it is a PEFT folder; else it has to be a GGUF file. ValueError: it is a file of such a folder."""
     if path.name in ("adapter_config.json", "adapter_model.safetensors") and path.is_file():
         raise ValueError(f"[peft] {path} is one file of a PEFT adapter: give its folder, '{path.parent}'")
-    return _read_peft(path, arch, base) if path.is_dir() else _read_gguf(path, arch, base)
+    return path.is_dir()
 
 
 _LINEAR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])(?:\.([^.]+))?\.weight")
@@ -181,42 +186,12 @@ def _factor(file: SafetensorsFile, key: str, folder: Path) -> Array:
 def _read_gguf(path: Path, arch: str, base: BaseInfo) -> AdapterFile:
     """llama.cpp's adapter files: scale alpha / r, with r from lora_b, or 1 if alpha is 0 or absent."""
     file = open_gguf(path)
-    meta = file.metadata
-    if meta.get("general.type") != "adapter":
-        raise ValueError(
-            f"[adapter] {path} is not an adapter: load it as a model, and pass an adapter made for it here"
-        )
-    if meta.get("adapter.type") != "lora":
-        raise ValueError(f"[adapter] {path} is no LoRA: its adapter.type is {str(meta.get('adapter.type'))[:60]!r}")
-    if meta.get("general.architecture") != arch:
-        made_for = str(meta.get("general.architecture"))[:60]
-        raise ValueError(
-            f"[adapter] {path} is for another base: it was made for architecture {made_for!r}, the base is {arch!r}"
-        )
-    if np.size(meta.get("adapter.alora.invocation_tokens", ())):
-        raise ValueError(f"[adapter] {path}: activated LoRA (adapter.alora.invocation_tokens) is not supported")
-    alpha = meta.get("adapter.lora.alpha", 0.0)
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
-        raise ValueError(f"[adapter] {path}: adapter.lora.alpha is {str(alpha)[:60]}, not a finite number")
-
-    sides: dict[str, dict[str, Array]] = {}
-    for name, array in file.tensors.items():
-        tensor, _, side = name.rpartition(".lora_")
-        if side not in ("a", "b") or not tensor:
-            raise ValueError(f"[adapter] {path}: the tensor {name[:120]!r} is not supported")
-        sides.setdefault(tensor, {})[side] = array
     entries = {}
-    for tensor, pair in sides.items():
-        for side in "ab":
-            if side not in pair:
-                raise ValueError(f"[adapter] {path}: {tensor!r} has no lora_{side}")
-        a, b = (dequantize_q8_0(x) if x.dtype == np.uint8 else x for x in (pair["a"], pair["b"]))
+    for tensor, *names, scale in _core.gguf_lora(file.core, arch):
+        a, b = (dequantize_q8_0(x) if x.dtype == np.uint8 else x for x in map(file.tensors.__getitem__, names))
         _check_factors(path, base, tensor, a, b)
-        scale = alpha / b.shape[1] if alpha else 1.0
         entries[tensor] = LoraEntry(_packed(a), _packed(b), scale)
-    if not entries:
-        raise ValueError(f"[adapter] {path}: the adapter holds no LoRA tensors")
-    return AdapterFile(path.stem, "gguf", entries, dict(meta))
+    return AdapterFile(path.stem, "gguf", entries, dict(file.metadata))
 
 
 def _check_factors(path: Path, base: BaseInfo, tensor: str, a: Array, b: Array) -> None:

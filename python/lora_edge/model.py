@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from .adapter import Adapter, AdapterSpec
-from .adapter_file import BaseInfo, read_adapter
+from .adapter_file import BaseInfo, is_peft, read_adapter
 from .base_copy import check_base_copies
 from .chat import render_chat
 from .checks import real, token_ids, whole
@@ -106,16 +106,18 @@ class Model:
             raise ValueError(f"name is {name!r}, not a text")
         if name in self._adapters:
             raise ValueError(f"an adapter named {name!r} is loaded already: unload it, or give another name")
-        c = self.config
-        base = BaseInfo(c.arch, c.n_head, c.n_head_kv, c.head_dim, self.core.linear_shapes())
-        file = read_adapter(source, c.arch, base)
-        if file.base_copies:
-            check_base_copies(file, open_gguf(self.path).tensors.get)
         factor = real("scale", scale)
-        entries = {key: (e.a, e.b, e.scale * factor) for key, e in file.entries.items()}
-        core = _core.Adapter(self.core, name, entries)
-        ranks = MappingProxyType({key: e.b.shape[1] for key, e in file.entries.items()})
-        adapter = Adapter(name, os.fspath(path), file.kind, factor, ranks, core)
+        peft = is_peft(source)
+        if not peft:
+            core = _core.Adapter.from_gguf(self.core, name, _core.GgufFile(os.fspath(source)), factor)
+        else:
+            c = self.config
+            base = BaseInfo(c.arch, c.n_head, c.n_head_kv, c.head_dim, self.core.linear_shapes())
+            file = read_adapter(source, c.arch, base)
+            if file.base_copies:
+                check_base_copies(file, open_gguf(self.path).tensors.get)
+            core = _core.Adapter(self.core, name, {k: (e.a, e.b, e.scale * factor) for k, e in file.entries.items()})
+        adapter = Adapter(name, os.fspath(path), "peft" if peft else "gguf", factor, core)
         self._adapters[name] = adapter
         return adapter
 

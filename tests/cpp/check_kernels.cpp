@@ -157,6 +157,20 @@ std::string lowrank_case(DType type, Random& r, const Table& ref, const Table& t
   return diff.empty() ? "" : concat(diff, " (m ", a.m, ", r ", a.r, ", n ", a.n, ", n0 ", a.n0, ", n1 ", a.n1, ")");
 }
 
+std::string transpose_case(DType type, Random& r, const Table& ref, const Table& t) {
+  const int n = r.range(1, 64), depth = r.size(100);
+  const size_t stride = row_bytes(type, static_cast<size_t>(depth)) + 4 * static_cast<size_t>(r.range(0, 9));
+  Guarded<uint8_t> in((static_cast<size_t>(n) - 1) * stride + row_bytes(type, static_cast<size_t>(depth)), true);
+  for (uint8_t& v : in) v = 0;
+  for (int j = 0; j < n; ++j)
+    fill_elements(r, type, in.data() + static_cast<size_t>(j) * stride, static_cast<size_t>(depth));
+  in.freeze();
+  Outputs<float> out(r, static_cast<size_t>(n) * static_cast<size_t>(depth), true);
+  ref.transpose[static_cast<int>(type)](in.data(), stride, n, depth, out.want.data());
+  t.transpose[static_cast<int>(type)](in.data(), stride, n, depth, out.got.data());
+  return out.difference("out");
+}
+
 // States as attention keeps them: values [d], maximum, sum; sometimes as they begin.
 Guarded<float> softmax_state(Random& r, size_t d) {
   Guarded<float> state = floats(r, d + 2);
@@ -346,6 +360,7 @@ std::vector<Member> members(const Table& ref, const Table& t) {
   by_type("matmul", &Table::matmul, matmul_case);
   by_type("dequantize", &Table::dequantize, dequantize_case);
   by_type("lowrank", &Table::lowrank, lowrank_case);
+  by_type("transpose", &Table::transpose, transpose_case);
   all.push_back({"softmax_page", softmax_page_case, t.softmax_page != ref.softmax_page});
   all.push_back({"softmax_merge", softmax_merge_case, t.softmax_merge != ref.softmax_merge});
   all.push_back({"dequantize_keys", dequantize_keys_case, t.dequantize_keys != ref.dequantize_keys});

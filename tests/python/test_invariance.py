@@ -6,6 +6,7 @@ Bits are compared with tobytes, so that -0.0 and NaN count too.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -131,6 +132,22 @@ def test_on_off_on(case: Case, model: Model) -> None:
     assert same(model.logits(ids), base)
     model.load_adapter(case.adapters[0])
     assert same(model.logits(ids, adapter="one"), one)
+
+
+def test_settling(case: Case, tmp_path: Path) -> None:
+    """An adapter is used from its file at first and taken into memory pass by pass; nobody can tell, and in the end the
+    file may go."""
+    paths = [Path(shutil.copy(path, tmp_path)) for path in case.adapters]
+    with Model(case.base, threads=2) as model:
+        for path in paths:
+            model.load_adapter(path)
+        ids, spec = case.ids(40), {"one": 1.0, "two": 0.5}
+        first = model.logits(ids, adapter=spec)
+        for _ in range(3):
+            assert same(model.logits(ids, adapter=spec), first)
+        for path in paths:
+            path.write_bytes(b"")  # in place: reading what was mapped would be a bus error
+        assert same(model.logits(ids, adapter=spec), first)
 
 
 def test_an_adapter_may_change_in_mid_text(case: Case, model: Model) -> None:

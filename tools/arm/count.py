@@ -73,9 +73,9 @@ HEAD = """\
 
 Written by `make arm-counts` (tools/arm/count.py); `make arm-counts-check` fails where a count is over 2 % above. Counts
 are those of a whole call per multiply-add: m tokens, 64 outputs and depth 2,048 for Q8_0, 8 outputs for f16 (A·x), 64
-outputs and rank 16 for the low-rank update (B·u); `page`: the scores or values of 64 positions, head size 64; softmax and
-quantising per element. `_more`: 256 further tokens, without the packing of weights. The bound is what products, block scales and
-loads of each operand once per tile take.
+outputs and rank 16 for the low-rank update (B·u); `page`: the scores or values of 64 positions, head size 64; softmax
+and quantising per element. `_more`: 256 further tokens, without the packing of weights. The bound is what products,
+block scales and loads of each operand once per tile take.
 
 Compiler: {compiler}
 

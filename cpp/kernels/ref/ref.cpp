@@ -79,6 +79,12 @@ void lowrank(const LowRankArgs& a) {
       }
 }
 
+template <DType type>
+void transpose(const void* in, size_t in_stride, int n, int r, float* out) {
+  for (int j = 0; j < n; ++j)
+    for (int t = 0; t < r; ++t) out[t * n + j] = load<type>(static_cast<const uint8_t*>(in) + j * in_stride, t);
+}
+
 // exp(x) = 2^n · p(r), n = round(x / ln 2), |r| <= ln 2 / 2, p by Cephes' expf; relative error below 2e-7.
 float exp_poly(float x) {
   x = x > -87.0f ? x : -87.0f;  // also NaN
@@ -202,6 +208,10 @@ void install(Table& t) {
   t.lowrank[1] = lowrank<DType::f16>;
   t.lowrank[2] = lowrank<DType::bf16>;
   t.lowrank[3] = nullptr;
+  t.transpose[0] = transpose<DType::f32>;
+  t.transpose[1] = transpose<DType::f16>;
+  t.transpose[2] = transpose<DType::bf16>;
+  t.transpose[3] = nullptr;
   t.softmax_page = softmax_page;
   t.softmax_merge = softmax_merge;
   t.dequantize_keys = dequantize_keys;

@@ -157,6 +157,25 @@ void lowrank(const LowRankArgs& a) {
   updates<type>(b, static_cast<size_t>(a.n), a.n1 - a.n0, a.r, a.u, a.ldu, a.m, a.y + a.n0, a.ldy);
 }
 
+// In squares of 8 x 8.
+template <DType type>
+void transpose(const void* in, size_t in_stride, int n, int r, float* out) {
+  const uint8_t* rows = static_cast<const uint8_t*>(in);
+  const size_t ld = static_cast<size_t>(n);
+  for (int j = 0; j < n; j += kLanes)
+    for (int t = 0; t < r; t += kLanes) {
+      const int width = n - j < kLanes ? n - j : kLanes, depth = r - t < kLanes ? r - t : kLanes;
+      __m256i v[kLanes] = {};
+      for (int i = 0; i < width; ++i) {
+        const uint8_t* p = rows + static_cast<size_t>(j + i) * in_stride + static_cast<size_t>(t) * kSize<type>;
+        v[i] = _mm256_castps_si256(depth == kLanes ? load8<type>(p) : load_part<type>(p, depth));
+      }
+      transpose_groups(v);
+      for (int i = 0; i < depth; ++i)
+        store_lanes(out + static_cast<size_t>(t + i) * ld + j, _mm256_castsi256_ps(v[i]), width);
+    }
+}
+
 template <DType type>
 void dequantize(const void* w, float* out, int k) {
   const uint8_t* p = static_cast<const uint8_t*>(w);
@@ -325,6 +344,7 @@ void install_type(Table& t) {
   t.matmul[static_cast<int>(type)] = matmul<type>;
   t.dequantize[static_cast<int>(type)] = dequantize<type>;
   t.lowrank[static_cast<int>(type)] = lowrank<type>;
+  t.transpose[static_cast<int>(type)] = transpose<type>;
 }
 
 }  // namespace

@@ -38,6 +38,24 @@ __m256 load_part(const void* p, int count) {
   return load8<type>(buffer);
 }
 
+// Transposes 8 x 8 groups of 4 bytes: v[r] holds a row's groups; v[e] comes to hold group e of each row.
+inline void transpose_groups(__m256i* v) {
+  __m256i pair[8], quad[8];
+  for (int i = 0; i < 8; i += 2) {
+    pair[i] = _mm256_unpacklo_epi32(v[i], v[i + 1]);      // groups 0, 1 | 4, 5
+    pair[i + 1] = _mm256_unpackhi_epi32(v[i], v[i + 1]);  // groups 2, 3 | 6, 7
+  }
+  for (int i = 0; i < 8; i += 4)
+    for (int s = 0; s < 2; ++s) {
+      quad[i + 2 * s] = _mm256_unpacklo_epi64(pair[i + s], pair[i + 2 + s]);      // group 2s | 2s + 4
+      quad[i + 2 * s + 1] = _mm256_unpackhi_epi64(pair[i + s], pair[i + 2 + s]);  // group 2s + 1 | 2s + 5
+    }
+  for (int e = 0; e < 4; ++e) {
+    v[e] = _mm256_permute2x128_si256(quad[e], quad[e + 4], 0x20);
+    v[e + 4] = _mm256_permute2x128_si256(quad[e], quad[e + 4], 0x31);
+  }
+}
+
 // All ones in the first `count` lanes, for maskload and maskstore of floats.
 inline __m256i lane_mask(int count) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

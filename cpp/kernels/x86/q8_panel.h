@@ -118,24 +118,6 @@ struct Tile {
   int count;
 };
 
-// Transposes 8 x 8 groups of 4 bytes: v[r] holds a row's groups; v[e] comes to hold group e of each row.
-inline void transpose_groups(__m256i* v) {
-  __m256i pair[8], quad[8];
-  for (int i = 0; i < 8; i += 2) {
-    pair[i] = _mm256_unpacklo_epi32(v[i], v[i + 1]);      // groups 0, 1 | 4, 5
-    pair[i + 1] = _mm256_unpackhi_epi32(v[i], v[i + 1]);  // groups 2, 3 | 6, 7
-  }
-  for (int i = 0; i < 8; i += 4)
-    for (int s = 0; s < 2; ++s) {
-      quad[i + 2 * s] = _mm256_unpacklo_epi64(pair[i + s], pair[i + 2 + s]);      // group 2s | 2s + 4
-      quad[i + 2 * s + 1] = _mm256_unpackhi_epi64(pair[i + s], pair[i + 2 + s]);  // group 2s + 1 | 2s + 5
-    }
-  for (int e = 0; e < 4; ++e) {
-    v[e] = _mm256_permute2x128_si256(quad[e], quad[e + 4], 0x20);
-    v[e + 4] = _mm256_permute2x128_si256(quad[e], quad[e + 4], 0x31);
-  }
-}
-
 template <class P>
 void pack_panel(const uint8_t* const* row, size_t w_stride, int first, int count, typename P::Block* panel) {
   for (int b = 0; b < count; ++b) {
