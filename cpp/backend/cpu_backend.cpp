@@ -19,6 +19,7 @@ constexpr size_t kChunkBytes = 256 * 1024;
 constexpr int kChunkRows = 16;     // rows for which a chunk has its full length
 constexpr int kChunkOutputs = 16;  // the kernels' panels: chunks are whole multiples
 constexpr int kRowChunk = 8;
+constexpr int kTaskRows = 24;
 constexpr int kRankChunk = 8;
 // A thread that needs u = A·x polls this many times before it offers its core to those that make it.
 constexpr int kPolls = 2000;
@@ -213,13 +214,13 @@ class CpuBackend final : public Backend {
     return ldu;
   }
 
-  // Cuts u = scale · A·x of all parts, with x as it is (not quantised), into pieces of a few rows and ranks.
+  // Cuts u = scale · A·x of all parts, with x as it is (not quantised), into pieces of some rows and ranks.
   void low_rank_tasks() {
     tasks_.clear();
     for (const LowRankPart& p : parts_)
-      for (int i = p.group.begin; i < p.group.end; i += kRowChunk)
+      for (int i = p.group.begin; i < p.group.end; i += kTaskRows)
         for (int t = 0; t < p.weight->r; t += kRankChunk)
-          tasks_.push_back({&p, i, std::min(i + kRowChunk, p.group.end), t, std::min(t + kRankChunk, p.weight->r)});
+          tasks_.push_back({&p, i, std::min(i + kTaskRows, p.group.end), t, std::min(t + kRankChunk, p.weight->r)});
   }
 
   void low_rank_input(const LowRankTask& task, const float* x, int k, float* u, int ldu, int thread) {
