@@ -60,6 +60,7 @@ class Backend {
   virtual void swiglu(float* gate, const float* up, int m, int n) = 0;  // into gate
 };
 
-std::unique_ptr<Backend> make_cpu_backend(int threads);
+// cpus: where its threads stay; none: wherever the system likes.
+std::unique_ptr<Backend> make_cpu_backend(int threads, const std::vector<int>& cpus);
 
 }  // namespace lora_edge

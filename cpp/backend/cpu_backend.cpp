@@ -36,7 +36,8 @@ struct LowRankPart {
 
 class CpuBackend final : public Backend {
  public:
-  explicit CpuBackend(int threads) : table_(active_table()), pool_(threads), attention_(table_, pool_) {
+  CpuBackend(int threads, const std::vector<int>& cpus)
+      : table_(active_table()), pool_(threads, cpus), attention_(table_, pool_) {
     scratch_.get<uint8_t>(static_cast<size_t>(pool_.size()) * kScratchBytes);
   }
 
@@ -274,6 +275,8 @@ class CpuBackend final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cpu_backend(int threads) { return std::make_unique<CpuBackend>(threads); }
+std::unique_ptr<Backend> make_cpu_backend(int threads, const std::vector<int>& cpus) {
+  return std::make_unique<CpuBackend>(threads, cpus);
+}
 
 }  // namespace lora_edge

@@ -2,6 +2,11 @@
 
 #include <chrono>
 
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -17,6 +22,19 @@ inline void relax() {
 #endif
 }
 
+// Best effort: where the system refuses, the thread stays where it may run.
+void pin_to(int cpu) {
+#if defined(__linux__)
+  if (cpu < 0 || cpu >= CPU_SETSIZE) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(cpu, &set);
+  pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
+#else
+  (void)cpu;
+#endif
+}
+
 // A worker spins this long for the next region before it parks: longer than the serial gaps between the regions of a
 // token (a few µs) and than sampling; short enough to leave an idle machine idle.
 constexpr auto kSpin = std::chrono::microseconds(200);
@@ -25,7 +43,8 @@ constexpr int kPolls = 2000;
 
 }  // namespace
 
-ThreadPool::ThreadPool(int n_threads) : n_threads_(n_threads < 1 ? 1 : n_threads) {
+ThreadPool::ThreadPool(int n_threads, std::vector<int> cpus)
+    : n_threads_(n_threads < 1 ? 1 : n_threads), cpus_(std::move(cpus)) {
   workers_.reserve(static_cast<size_t>(n_threads_ - 1));
   try {
     for (int t = 1; t < n_threads_; ++t) workers_.emplace_back([this, t] { worker(t); });
@@ -78,6 +97,7 @@ void ThreadPool::run_region(int n_chunks, Call call, void* ctx) {
 }
 
 void ThreadPool::worker(int thread) {
+  if (!cpus_.empty()) pin_to(cpus_[static_cast<size_t>(thread) % cpus_.size()]);
   const auto has_work = [this] { return static_cast<uint32_t>(ticket_.load(std::memory_order_seq_cst)) != 0; };
   auto idle_since = std::chrono::steady_clock::now();
   while (!stop_.load(std::memory_order_relaxed)) {

@@ -14,7 +14,9 @@ namespace lora_edge {
 
 class ThreadPool {
  public:
-  explicit ThreadPool(int n_threads);  // the caller counts as one: n_threads - 1 workers are started
+  // The caller counts as one: n_threads - 1 workers are started. With `cpus`, worker t stays on cpus[t % size]; the
+  // caller's thread is left to the system.
+  explicit ThreadPool(int n_threads, std::vector<int> cpus = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -52,6 +54,7 @@ class ThreadPool {
   int n_chunks_ = 0;
 
   int n_threads_;
+  std::vector<int> cpus_;
   std::atomic<bool> stop_{false};
   std::atomic<int> sleepers_{0};
   std::mutex mutex_;

@@ -123,12 +123,14 @@ void bind_model(py::module_& m) {
       });
 
   py::class_<Model, std::shared_ptr<Model>>(m, "Model")
-      .def(py::init([](const py::object& path, int n_ctx, int threads, const std::string& kv_type) {
+      .def(py::init([](const py::object& path, int n_ctx, int threads, const std::string& kv_type,
+                       const std::vector<int>& cpus) {
              const std::string bytes = path_bytes(path);
              const py::gil_scoped_release release;
-             return std::make_shared<Model>(FileSource{bytes}, ModelOptions{n_ctx, threads, kv_type});
+             return std::make_shared<Model>(FileSource{bytes}, ModelOptions{n_ctx, threads, kv_type, cpus});
            }),
-           py::arg("path"), py::arg("n_ctx"), py::arg("threads"), py::arg("kv_type"))
+           py::arg("path"), py::arg("n_ctx"), py::arg("threads"), py::arg("kv_type"),
+           py::arg("cpus") = std::vector<int>())
       .def_property_readonly("file", &Model::file, py::return_value_policy::reference_internal)
       .def_property_readonly("config", config)
       .def_property_readonly("n_ctx", &Model::n_ctx)

@@ -85,7 +85,7 @@ Model::Model(const FileSource& source, const ModelOptions& options)
                "' have ", config_.head_dim, ": use f16");
   load_layers();
   check_kv_size();
-  backend_ = make_cpu_backend(options.threads);
+  backend_ = make_cpu_backend(options.threads, options.cpus);
 }
 
 const float* Model::vector(const std::string& name, int n, bool required) {

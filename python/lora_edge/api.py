@@ -29,19 +29,21 @@ def load(
     threads: int | None = None,
     device: str = "auto",
     kv_type: str = "auto",
+    pin: bool = False,
 ) -> Model:
     """Loads a model: a .gguf file, a folder in Hugging Face's layout (converted once, into the user's cache), or
     "builtin" (None), which has its adapters loaded already.
 
     n_ctx: context in tokens, by default as trained; it allocates nothing until used. threads: by default one per
-    (big) core. device: "auto" or "cpu". kv_type: "auto" (f32 for F32 files, else f16), "f32",
-    "f16" or "q8_0" (half of f16's memory, for long contexts; rounds keys and values to 8 bits).
+    (big) core. device: "auto" or "cpu". kv_type: "auto" (f32 for F32 files, else f16), "f32", "f16" or "q8_0" (half of
+    f16's memory, for long contexts; rounds keys and values to 8 bits). pin: keeps each thread that the model starts
+    on a (big) core of its own; by default they run where the system likes, which suits a machine that does other work.
     A context manager. FileNotFoundError, or ValueError that names what is wrong with the file.
     """
     if device not in ("auto", "cpu"):
         raise ValueError(f"device {device!r} is not available in this build; 'auto' and 'cpu' are")
     if path_or_name is None or path_or_name == builtin.NAME:
-        model = Model(builtin.base(), n_ctx=n_ctx, threads=threads, kv_type=kv_type)
+        model = Model(builtin.base(), n_ctx=n_ctx, threads=threads, kv_type=kv_type, pin=pin)
         for name, path in builtin.adapters().items():
             model.load_adapter(path, name=name)
         return model
@@ -50,7 +52,7 @@ def load(
     path = Path(path_or_name)
     if path.is_dir():
         path = _gguf_of_folder(path)
-    return Model(path, n_ctx=n_ctx, threads=threads, kv_type=kv_type)
+    return Model(path, n_ctx=n_ctx, threads=threads, kv_type=kv_type, pin=pin)
 
 
 def _gguf_of_folder(folder: Path) -> Path:

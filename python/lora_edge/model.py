@@ -22,7 +22,7 @@ from .generation import Completion, Run, Token, steps
 from .gguf_file import open_gguf
 from .options import DEFAULT_MAX_TOKENS, OptionArgs, Speculative, Stop, make_options
 from .sequence import Sequence
-from .threads import default_threads
+from .threads import big_cores, default_threads
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Model:
         n_ctx: int | None = None,
         threads: int | None = None,
         kv_type: str = "auto",
+        pin: bool = False,
     ) -> None:
         self.path = os.fspath(path)
         self._core: _core.Model | None = _core.Model(
@@ -73,6 +74,7 @@ class Model:
             0 if n_ctx is None else whole("n_ctx", n_ctx, 1, MAX_CONTEXT),
             default_threads() if threads is None else whole("threads", threads, 1, MAX_THREADS),
             str(kv_type),
+            big_cores() if pin else [],
         )
         self.n_ctx = self._core.n_ctx
         self.config = ModelConfig(**self._core.config)

@@ -17,14 +17,19 @@ def default_threads() -> int:
         if not forced.isdigit() or int(forced) < 1:
             raise ValueError(f"LORA_EDGE_THREADS={forced!r} is not a positive number")
         return int(forced)
-    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    cores: dict[str, int] = {}
-    for cpu in cpus:
+    return len(big_cores())
+
+
+def big_cores() -> list[int]:
+    """A CPU of each physical core that this process may use, of the big ones where sizes differ."""
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores: dict[str, tuple[int, int]] = {}  # siblings -> (cpu, capacity)
+    for cpu in sorted(cpus):
         root = Path(f"/sys/devices/system/cpu/cpu{cpu}")
         siblings = _read(root / "topology/thread_siblings_list") or str(cpu)
-        cores[siblings] = int(_read(root / "cpu_capacity") or 1024)
-    biggest = max(cores.values(), default=1024)
-    return max(1, sum(1 for capacity in cores.values() if 2 * capacity > biggest))
+        cores.setdefault(siblings, (cpu, int(_read(root / "cpu_capacity") or 1024)))
+    biggest = max((capacity for _, capacity in cores.values()), default=1024)
+    return [cpu for cpu, capacity in cores.values() if 2 * capacity > biggest] or [0]
 
 
 def _read(path: Path) -> str:

@@ -48,6 +48,19 @@ def q8_round_trip(x: Array) -> Array:
     return np.asarray((np.rint(blocks * inverse).astype(np.float64) * d).reshape(x.shape))
 
 
+def cached(x: Array, kv_type: str) -> Array:
+    """Keys or values [..., head_dim] as a cache of that type gives them back; Q8_0 keeps its scales as f16."""
+    if kv_type == "f32":
+        return x.astype(np.float32).astype(np.float64)
+    if kv_type == "f16":
+        return x.astype(np.float16).astype(np.float64)
+    blocks = x.astype(np.float32).reshape(*x.shape[:-1], -1, 32)
+    d = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
+    with np.errstate(divide="ignore"):
+        q = np.rint(blocks * np.where(d == 0, np.float32(0), np.float32(1) / d))
+    return np.asarray((q * d.astype(np.float16).astype(np.float64)).reshape(x.shape))
+
+
 class ReferenceAdapter:
     """A GGUF adapter file's factors; scale alpha / r, or 1 where alpha is 0."""
 
@@ -69,7 +82,7 @@ class Reference:
         self.fields: dict[str, Any] = {key: field.contents() for key, field in reader.fields.items()}
         self.w, self.quantised = read_tensors(reader)
         self.arch = str(self.fields["general.architecture"])
-        self.kv_dtype = np.float16 if kv_type == "f16" else np.float32
+        self.kv_type = kv_type
         get = self._get
         self.n_layer, self.n_head = get("block_count"), get("attention.head_count")
         self.n_kv, self.head_dim = get("attention.head_count_kv"), get("attention.key_length")
@@ -127,7 +140,7 @@ class Reference:
         if self.arch == "qwen3":
             q, k = self.norm(q, f"{layer}.attn_q_norm"), self.norm(k, f"{layer}.attn_k_norm")
         q, k = self.rope(q), self.rope(k)
-        k, v = (np.repeat(x.astype(self.kv_dtype).astype(np.float64), group, axis=1) for x in (k, v))
+        k, v = (np.repeat(cached(x, self.kv_type), group, axis=1) for x in (k, v))
         scores = np.einsum("ihd,jhd->hij", q, k) / np.sqrt(self.head_dim)
         scores = np.where(np.tril(np.ones((n, n), bool)), scores, -np.inf)
         p = np.exp(scores - scores.max(axis=-1, keepdims=True))

@@ -24,6 +24,7 @@ from tiny_models import (
 TIGHT = 2e-4
 # Where a key or value is a hair from the middle of two float16 numbers, engine and reference may round it differently.
 F16_KV = 2e-2
+Q8_KV = 5e-2
 
 
 def difference(made: np.ndarray, wanted: np.ndarray) -> float:
@@ -81,6 +82,38 @@ def test_half_precision_weights(tmp_path: Path, arch: str, type: str, kv_type: s
         bound = TIGHT if kv_type == "f32" else F16_KV
         assert difference(model.logits(ids), reference.logits(ids)) <= bound
         assert difference(model.logits(ids, adapter="a"), reference.logits(ids, [(adapter, 1.0)])) <= bound
+
+
+def test_pinned_threads_and_q8_0_cache(tmp_path: Path) -> None:
+    """Pinning changes no bit; a Q8_0 cache rounds keys and values to 8 bits, and needs heads of whole blocks."""
+    rng = fresh_rng()
+    shape = tiny_model(tmp_path / "base.gguf", rng, "qwen2", head_dim=32, n_ctx=700)
+    ids = random_ids(rng, shape, 600)  # more than one span
+    with Model(tmp_path / "base.gguf", threads=2) as free, Model(tmp_path / "base.gguf", threads=2, pin=True) as pinned:
+        wanted = free.logits(ids)
+        assert wanted.tobytes() == pinned.logits(ids).tobytes()
+    with Model(tmp_path / "base.gguf", threads=2, kv_type="q8_0") as model:
+        rounded = model.logits(ids)
+        sequence = model.sequence()
+        for i in range(0, 600, 50):
+            sequence.feed(ids[i : i + 50])
+        assert sequence.logits().tobytes() == rounded[-1].tobytes()
+        f32, q8 = free_kv_bytes(tmp_path, "f32"), free_kv_bytes(tmp_path, "q8_0")
+        assert f32 * 34 == q8 * 128
+    reference = Reference(tmp_path / "base.gguf", "q8_0").logits(ids)
+    assert difference(rounded, reference) <= Q8_KV
+    assert TIGHT < difference(rounded, wanted)
+    tiny_model(tmp_path / "odd.gguf", rng, "qwen2", head_dim=16)
+    with pytest.raises(ValueError, match=r"kv_type 'q8_0' needs heads of a multiple of 32.*use f16"):
+        Model(tmp_path / "odd.gguf", kv_type="q8_0")
+
+
+def free_kv_bytes(folder: Path, kv_type: str) -> int:
+    """Bytes of a page of keys and values."""
+    with Model(folder / "base.gguf", kv_type=kv_type) as model:
+        sequence = model.sequence()
+        sequence.feed([1])
+        return model.memory()["kv"]
 
 
 @pytest.mark.parametrize("arch", ARCHS)

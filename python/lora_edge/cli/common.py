@@ -45,6 +45,9 @@ def add_model_flags(p: argparse.ArgumentParser, *, several_threads: bool = False
         default="auto",
         help="type of cached keys and values (auto: f32 for F32 files, else f16)",
     )
+    g.add_argument(
+        "--pin", action="store_true", help="keep each thread on a core of its own (default: as the system likes)"
+    )
 
 
 def add_sampling_flags(p: argparse.ArgumentParser) -> None:
@@ -105,7 +108,7 @@ def load_model(args: argparse.Namespace) -> tuple[Model, dict[str, float]]:
     """The model with the adapters of --lora and --lora-scaled, and these with their weights, in order."""
     from ..api import load
 
-    model = load(args.model, n_ctx=args.ctx_size, threads=args.threads, kv_type=args.kv_type)
+    model = load(args.model, n_ctx=args.ctx_size, threads=args.threads, kv_type=args.kv_type, pin=args.pin)
     wanted = [(path, 1.0) for path in args.lora] + [_scaled(entry) for entry in args.lora_scaled]
     builtin = set(model.adapters)
     given: set[str] = set()
