@@ -8,6 +8,8 @@
 #if defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
+#elif defined(__x86_64__)
+#include "kernels/x86/cpu.h"
 #endif
 
 namespace lora_edge {
@@ -31,10 +33,6 @@ const Table& avx2_table() {
   }();
   return table;
 }
-bool has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-}
-
 #if defined(LORA_EDGE_HAVE_AVX512_VNNI)
 const Table& avx512_vnni_table() {
   static const Table table = [] {
@@ -46,10 +44,10 @@ const Table& avx512_vnni_table() {
 }
 bool has_avx512_vnni() {
 #if defined(LORA_EDGE_EMULATE_AVX512)
-  return has_avx2();
+  return x86::has_avx2();
+#else
+  return x86::has_avx512_vnni();
 #endif
-  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 }
 #endif
 #endif
@@ -117,7 +115,7 @@ const TableInfo* all_tables(int* count) {
   static const TableInfo tables[] = {
       {"ref", true, ref_table},
 #if defined(__x86_64__) && defined(LORA_EDGE_HAVE_AVX2)
-      {"avx2", has_avx2(), avx2_table},
+      {"avx2", x86::has_avx2(), avx2_table},
 #if defined(LORA_EDGE_HAVE_AVX512_VNNI)
       {"avx512_vnni", has_avx512_vnni(), avx512_vnni_table},
 #endif
