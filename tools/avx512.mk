@@ -1,5 +1,5 @@
-# make avx512: the kernel check of the AVX-512 table with its intrinsics emulated, for machines without AVX-512. It says
-# nothing of speed.
+# make avx512: the kernel check of the AVX-512 table with its intrinsics emulated, for machines without AVX-512.
+# It says nothing of speed.
 AVX512 := build/avx512
 
 .PHONY: avx512
