@@ -1,7 +1,8 @@
 #!/bin/sh
 # debian_root.sh ROOT ARCH SUITE PACKAGE...: the packages with all that they depend on, unpacked into ROOT, for any
-# architecture and release (amd64 or arm64; bookworm, bullseye, … or `-` for this machine's own). apt only resolves and
-# downloads, with a state of its own: dpkg here learns of nothing, and nothing in the root is run. It needs no privileges.
+# architecture and release (amd64 or arm64; bookworm, bullseye, … or `-` for this machine's own). apt only resolves
+# and downloads, with a state of its own: dpkg here learns of nothing, and nothing in the root is run. It needs no
+# privileges.
 set -eu
 root=$1 arch=$2 suite=$3
 shift 3

@@ -1,7 +1,7 @@
 #!/bin/sh
-# python_headers.sh FOLDER X.Y [ARCH]: puts the C headers of Debian's Python X.Y into FOLDER/usr/include, for a machine that
-# has python3 without python3-dev, or for another architecture (arm64). It needs no privileges and installs nothing: apt
-# resolves and downloads with a state of its own in FOLDER, from this machine's sources.
+# python_headers.sh FOLDER X.Y [ARCH]: puts the C headers of Debian's Python X.Y into FOLDER/usr/include, for a
+# machine that has python3 without python3-dev, or for another architecture (arm64). It needs no privileges and
+# installs nothing: apt resolves and downloads with a state of its own in FOLDER, from this machine's sources.
 set -eu
 folder=$1
 package=libpython$2-dev

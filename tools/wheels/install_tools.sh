@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes sure that the compiler of the wheels, the emulator and Python's venv are there. As root on Debian it installs them;
-# otherwise it names the command to run.
+# Makes sure that the compiler of the wheels, the emulator and Python's venv are there. As root on Debian it installs
+# them; otherwise it names the command to run.
 set -eu
 missing=
 need() {  # need COMMAND PACKAGE

@@ -1,5 +1,5 @@
-// glibc 2.29 gave these a second version, which differs in how errors are reported to SVID programs alone. The first one
-// makes wheels for older systems.
+// glibc 2.29 gave these a second version, which differs in how errors are reported to SVID programs alone. The first
+// one makes wheels for older systems.
 #if defined(__x86_64__)
 __asm__(".symver exp, exp@GLIBC_2.2.5");
 __asm__(".symver log, log@GLIBC_2.2.5");

@@ -1,6 +1,6 @@
-"""What every wheel has to do where it is installed: hold each kernel table, see what this CPU runs, and answer the same with
-each table. Arguments: the folder that lora_edge has to come from (this environment's), and the architecture that it is for,
-x86_64 or aarch64 (this machine's)."""
+"""What every wheel has to do where it is installed: hold each kernel table, see what this CPU runs, and answer the
+same with each table. Arguments: the folder that lora_edge has to come from (this environment's), and the architecture
+that it is for, x86_64 or aarch64 (this machine's)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # test.sh PYTHON [TESTS...]: installs dist/'s x86-64 wheel for that interpreter into a new environment, without a
-# compiler and without the source tree, and runs smoke.py there; with arguments (folders or files of tests), these too, and
-# the kernel check as the wheel's compiler built it.
+# compiler and without the source tree, and runs smoke.py there; with arguments (folders or files of tests), these
+# too, and the kernel check as the wheel's compiler built it.
 set -eu
 python=$1
 shift

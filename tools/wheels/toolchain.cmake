@@ -1,6 +1,6 @@
 # Builds for LORA_EDGE_WHEEL_ARCH (x86_64 or aarch64) with clang, against the headers and libraries in
-# LORA_EDGE_WHEEL_SYSROOT: those of an older release, so that the result runs on any newer one. The C++ runtime is linked
-# statically and hidden. The target's Python is given by its headers and by what its extension modules end in.
+# LORA_EDGE_WHEEL_SYSROOT: those of an older release, so that the result runs on any newer one. The C++ runtime is
+# linked statically and hidden. The target's Python is given by its headers and by what its extension modules end in.
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR $ENV{LORA_EDGE_WHEEL_ARCH})
 set(CMAKE_SYSROOT $ENV{LORA_EDGE_WHEEL_SYSROOT})

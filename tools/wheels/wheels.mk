@@ -1,12 +1,13 @@
 # make wheels: builds manylinux wheels for x86-64 and aarch64 into dist/ and tests them as installed.
-# One wheel for each interpreter of PYTHONS, those found on this x86-64 machine: PYTHONS="python3.11 …" chooses. The first
-# one's x86-64 wheel runs all tests; the others, and aarch64's for Debian's Python, emulated, run a few.
+# One wheel for each interpreter of PYTHONS, those found on this x86-64 machine: PYTHONS="python3.11 …" chooses. The
+# first one's x86-64 wheel runs all tests; the others, and aarch64's for Debian's Python, emulated, run a few.
 PYTHONS = $(shell sh tools/wheels/pythons.sh)
 WHEEL_ARCHS := x86_64 aarch64
 
 .PHONY: wheels test-wheels wheel-tools
 wheels: wheel-tools
-	for python in $(PYTHONS); do for arch in $(WHEEL_ARCHS); do sh tools/wheels/build.sh $$python $$arch || exit 1; done; done
+	for python in $(PYTHONS); do for arch in $(WHEEL_ARCHS); do \
+	    sh tools/wheels/build.sh $$python $$arch || exit 1; done; done
 	$(MAKE) test-wheels PYTHONS='$(PYTHONS)'
 
 # make test-wheels: the tests of make wheels alone, of what lies in dist/.
