@@ -9,7 +9,7 @@ BUILD := build/native
 
 .PHONY: help demo test lint peer bench clean
 help:
-	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+	@sed -n 's/^# \(make .*\)/\1/p' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -54,6 +54,7 @@ bench: $(VENV)/installed
 include tools/arm/arm.mk
 include tools/fuzz.mk
 include tools/vnni.mk
+include tools/wheels/wheels.mk
 
 clean:
 	rm -rf build dist $(VENV) $(PEER)

@@ -19,11 +19,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from conftest import RANK, Files
 from engines import Edge, Engine
 from lora_edge import _core
 from lora_edge.generation import Completion, Run
 from lora_edge.model import Model
+from models import RANK, Files
 from paired import Arm, in_turns, ratio
 from report import Report
 

@@ -1,6 +1,7 @@
-# make fuzz: libFuzzer with ASan and UBSan on the GGUF reader, the model and its kernels, for FUZZ_SECONDS, from the seeds
-# in tests/fixtures/gguf_corpus. What it finds goes on in build/fuzz/corpus; an input that crashes, takes over 2 s or
-# allocates over 80 MB in one piece is left in build/fuzz and fails the target. FUZZ_ISA=ref takes the reference kernels.
+# make fuzz: libFuzzer with ASan and UBSan on the GGUF reader, the model and its kernels.
+# It runs for FUZZ_SECONDS from the seeds in tests/fixtures/gguf_corpus. What it finds goes on in build/fuzz/corpus;
+# an input that crashes, takes over 2 s or allocates over 80 MB in one piece is left in build/fuzz and fails the
+# target. FUZZ_ISA=ref takes the reference kernels.
 FUZZ_SECONDS ?= 600
 FUZZ_ISA ?=
 FUZZ_CXX ?= clang++-19

@@ -18,7 +18,12 @@ py::dict build_info() {
   info["isa"] = active_table().name;
   info["isas_compiled"] = compiled;
   info["isas_runnable"] = runnable;
-  info["compiler"] = __VERSION__;
+  info["isas_left_out"] = py::str(LORA_EDGE_LEFT_OUT).attr("split")();  // the compiler was too old for them
+#if defined(__clang__)
+  info["compiler"] = __VERSION__;  // "Clang 19.1.7 …", perhaps with a vendor's name before it
+#else
+  info["compiler"] = "GCC " __VERSION__;
+#endif
   info["version"] = LORA_EDGE_VERSION;
   return info;
 }

@@ -11,6 +11,8 @@
 #if defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
+#elif defined(__x86_64__)
+#include "kernels/x86/cpu.h"
 #endif
 
 namespace lora_edge {
@@ -34,10 +36,6 @@ const Table& avx2_table() {
   }();
   return table;
 }
-bool has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-}
-
 #if defined(LORA_EDGE_HAVE_AVX_VNNI)
 const Table& avx_vnni_table() {
   static const Table table = [] {
@@ -49,10 +47,10 @@ const Table& avx_vnni_table() {
 }
 bool has_avx_vnni() {
 #if defined(LORA_EDGE_EMULATE_VNNI)
-  return has_avx2();
+  return x86::has_avx2();
+#else
+  return x86::has_avx_vnni();
 #endif
-  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;  // GCC 9's __builtin_cpu_supports doesn't know it
-  return has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 4 & 1) != 0;
 }
 #endif
 
@@ -67,10 +65,10 @@ const Table& avx512_vnni_table() {
 }
 bool has_avx512_vnni() {
 #if defined(LORA_EDGE_EMULATE_VNNI)
-  return has_avx2();
+  return x86::has_avx2();
+#else
+  return x86::has_avx512_vnni();
 #endif
-  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 }
 #endif
 #endif
@@ -138,7 +136,7 @@ const TableInfo* all_tables(int* count) {
   static const TableInfo tables[] = {
       {"ref", true, ref_table},
 #if defined(__x86_64__) && defined(LORA_EDGE_HAVE_AVX2)
-      {"avx2", has_avx2(), avx2_table},
+      {"avx2", x86::has_avx2(), avx2_table},
 #if defined(LORA_EDGE_HAVE_AVX_VNNI)
       {"avx_vnni", has_avx_vnni(), avx_vnni_table},
 #endif

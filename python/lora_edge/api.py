@@ -167,6 +167,7 @@ def _changed(path: Path) -> int:
 
 def runtime_info() -> dict[str, Any]:
     """What runs here: isa (the kernel table in use), threads (the default), device, and build, a dict of version,
-    compiler, isas_compiled and those of them that this CPU runs, isas_runnable."""
+    compiler, isas_compiled, those of them that this CPU runs, isas_runnable, and those that this build lacks because
+    its compiler was too old, isas_left_out."""
     build = _core.build_info()
     return {"isa": build.pop("isa"), "threads": default_threads(), "device": "cpu", "build": build}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SHARED, needs_shared
-from lora_edge import builtin
+from lora_edge import api, builtin
 from lora_edge.cli.common import load_model
 from lora_edge.cli.main import main, parser
 
@@ -104,6 +104,20 @@ def test_info_of_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert status == 0
     assert "lora adapter" in out
     assert "rank" in out
+
+
+def test_info_names_the_tables_left_out(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each table is either compiled or named as left out; info has a line for those only where there are any."""
+    runtime = api.runtime_info()
+    build = runtime["build"]
+    assert not set(build["isas_compiled"]) & set(build["isas_left_out"])
+    assert set(build["isas_runnable"]) <= set(build["isas_compiled"])
+    for left_out in [], ["newer", "newest"]:
+        build["isas_left_out"] = left_out
+        monkeypatch.setattr(api, "runtime_info", lambda: runtime)
+        status, out, _ = run(capsys, "info")
+        assert status == 0
+        assert ("newer, newest (the compiler is too old)" in out) == bool(left_out)
 
 
 @needs_shared

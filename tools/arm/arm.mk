@@ -1,5 +1,5 @@
-# make arm: cross-builds the wheel for aarch64 Linux, then runs the kernel check and the Python tests under emulation as
-# each CPU below, and checks the kernels' instruction counts. An instruction that a CPU lacks is a SIGILL there, so the
+# make arm: cross-builds the wheel for aarch64 Linux, runs its tests under emulation and counts the kernels' instructions.
+# The kernel check and the Python tests run as each CPU below. An instruction that a CPU lacks is a SIGILL there, so the
 # baseline is checked too. All of it lies in build/arm; a stamp per step makes a second run go straight to the tests.
 # cortex-a53: Raspberry Pi 3 and Zero 2, plain Armv8.0. cortex-a76: Raspberry Pi 5, with dot products. The kernel check
 # alone also runs as cortex-a72 (Raspberry Pi 4) and as max, which has int8 matrix products.
@@ -19,7 +19,7 @@ ARM_REQUIRES = /usr/bin/python3 -c 'import sys, tomllib; \
     "build": t["build-system"]["requires"], "test": p["dependencies"] + p["optional-dependencies"]["test"]}; \
     print(*lists[sys.argv[1]], sep="\n")'
 
-# make arm-kernels: the kernel check alone.
+# make arm-kernels: the kernel check of make arm alone.
 .PHONY: arm-kernels
 arm-kernels: $(ARM)/wheel.stamp | arm-tools
 	for cpu in $(ARM_KERNEL_CPUS); do QEMU_CPU=$$cpu qemu-aarch64-static -L $(ARM_ROOT) $(ARM)/cmake/check_kernels || exit 1; done

@@ -70,9 +70,15 @@ def _installation() -> Rows:
     from ..api import runtime_info
 
     r = runtime_info()
+    build = r["build"]
+    rows = [
+        ("lora_edge", f"{build['version']}, built with {build['compiler']}"),
+        ("kernels", f"{r['isa']} (this CPU runs {', '.join(build['isas_runnable'])}; LORA_EDGE_ISA chooses)"),
+    ]
+    if build["isas_left_out"]:
+        rows.append(("not built", f"{', '.join(build['isas_left_out'])} (the compiler is too old)"))
     return [
-        ("lora_edge", f"{r['build']['version']}, built with gcc/clang {r['build']['compiler']}"),
-        ("kernels", f"{r['isa']} (this CPU runs {', '.join(r['build']['isas_runnable'])}; LORA_EDGE_ISA chooses)"),
+        *rows,
         ("threads", str(r["threads"])),
         ("device", r["device"]),
         ("built-in model", f"{builtin.base()}, adapters {', '.join(builtin.adapters())}"),
