@@ -99,7 +99,7 @@ def compare(
         over, t = ratio(times["speculative"], times["plain"]), last["speculative"].timings
         for name in arms:
             note = f"{over} x plain's time; {t.accepted} of {t.drafted} drafted accepted" if name != "plain" else ""
-            report.rate(files.model, f"{name} {what}", t.generated_tokens - 1, {Edge.name: times[name]}, note)
+            report.rate(files.model, f"{name} {what}", t.generated_tokens - 1, {Edge.name: times[name]}, note=note)
         return over.median
 
     return compare
