@@ -219,9 +219,12 @@ class CpuBackend final : public Backend {
   void low_rank_tasks() {
     tasks_.clear();
     for (const LowRankPart& p : parts_)
-      for (int i = p.group.begin; i < p.group.end; i += kTaskRows)
-        for (int t = 0; t < p.weight->r; t += kRankChunk)
-          tasks_.push_back({&p, i, std::min(i + kTaskRows, p.group.end), t, std::min(t + kRankChunk, p.weight->r)});
+      for (int i = p.group.begin; i < p.group.end; i += kTaskRows) {
+        const int r = p.weight->r, even = (r + pool_.size() - 1) / pool_.size();
+        const int step = std::max(kRankChunk, (even + 3) / 4 * 4);
+        for (int t = 0; t < r; t += step)
+          tasks_.push_back({&p, i, std::min(i + kTaskRows, p.group.end), t, std::min(t + step, r)});
+      }
   }
 
   void low_rank_input(const LowRankTask& task, const float* x, int k, float* u, int ldu, int thread) {
