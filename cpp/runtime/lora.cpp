@@ -61,20 +61,23 @@ void Adapter::set(int id, int n, size_t a_elements, int r, float scale, DType a_
 size_t Adapter::settle(size_t budget) {
   size_t done = 0;
   if (!std::exchange(used_, true)) return done;
+  if (!own_ && settled_ < weights_.size()) {
+    size_t all = 0;
+    for (const LoraWeight& w : weights_) all += Arena::rounded(w.a_bytes) + Arena::rounded(w.b_bytes());
+    own_ = std::make_unique<Arena>(all);
+  }
   for (; settled_ < weights_.size() && done < budget; ++settled_) {
     LoraWeight& w = weights_[settled_];
     if (w.r == 0) continue;
-    std::unique_ptr<uint8_t[]> a(new uint8_t[w.a_bytes]), panels(new uint8_t[w.b_bytes()]);
-    std::memcpy(a.get(), w.a, w.a_bytes);
+    uint8_t *a = own_->take(w.a_bytes), *panels = own_->take(w.b_bytes());
+    std::memcpy(a, w.a, w.a_bytes);
     if (w.b_type == DType::f32) {
-      to_panels<uint32_t>(w.b, panels.get(), w.n, w.r);
+      to_panels<uint32_t>(w.b, panels, w.n, w.r);
     } else {
-      to_panels<uint16_t>(w.b, panels.get(), w.n, w.r);
+      to_panels<uint16_t>(w.b, panels, w.n, w.r);
     }
-    w.a = a.get();
-    w.panels = panels.get();
-    own_.push_back(std::move(a));
-    own_.push_back(std::move(panels));
+    w.a = a;
+    w.panels = panels;
     done += w.a_bytes + w.b_bytes();
   }
   if (settled_ == weights_.size()) owners_.clear();

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/arena.h"
 #include "formats/blocks.h"
 #include "runtime/config.h"
 
@@ -63,7 +64,7 @@ class Adapter {
   std::string name_;
   std::vector<LoraWeight> weights_;
   std::vector<std::shared_ptr<const void>> owners_;
-  std::vector<std::unique_ptr<uint8_t[]>> own_;
+  std::unique_ptr<Arena> own_;
   bool used_ = false;
   size_t settled_ = 0;  // weights
 };
