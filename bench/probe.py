@@ -50,7 +50,7 @@ class Core:
         self.sequence = _core.Sequence(self.model, [])
 
     def feed(self, ids: Sequence[int]) -> None:
-        self.model.forward([(self.sequence, ids)])
+        self.model.forward([(self.sequence, ids, 1)])
 
 
 def main() -> None:
