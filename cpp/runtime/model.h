@@ -54,7 +54,7 @@ struct ModelOptions {
   int n_ctx = 0;  // 0: as trained
   int threads = 1;
   std::string kv_type = "auto";  // "f32", "f16"; auto: f32 where the weights are, else f16
-  std::vector<int> cpus;  // that the threads stay on; none: wherever the system likes
+  std::vector<int> cpus;         // that the threads stay on; none: wherever the system likes
 };
 
 class Model : public std::enable_shared_from_this<Model> {
