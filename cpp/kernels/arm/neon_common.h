@@ -46,6 +46,16 @@ inline void take_pair(const uint8_t*& p, int8x16_t& low, int8x16_t& high) {
   low = first, high = second, p = at;
 }
 
+// 32 bytes at p + offset, where p stays.
+template <int offset>
+inline void load_pair(const void* p, int8x16_t& low, int8x16_t& high) {
+  int8x16_t first, second;
+  asm("ldp %q0, %q1, [%2, #%3]"
+      : "=w"(first), "=w"(second)
+      : "r"(p), "i"(offset), "m"(*reinterpret_cast<const uint8_t(*)[offset + 32]>(p)));
+  low = first, high = second;
+}
+
 template <DType type>
 constexpr size_t kSize = type == DType::f32 ? 4 : 2;
 
@@ -116,6 +126,13 @@ inline void store_some(float* to, float32x4_t v, int count) {
 inline uint32x4_t lanes_below(int count) {
   const int32x4_t lane = vcombine_s32(vcreate_s32(0x0000000100000000), vcreate_s32(0x0000000300000002));
   return vcltq_s32(lane, vdupq_n_s32(count));
+}
+
+// dot16's lanes 0-3, 4-7, 8-11 and 12-15, summed in its order.
+inline float reduce16(const float32x4_t* acc) {
+  const float32x4_t four = vaddq_f32(vaddq_f32(acc[0], acc[2]), vaddq_f32(acc[1], acc[3]));
+  const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+  return vget_lane_f32(vpadd_f32(two, two), 0);
 }
 
 }  // namespace
