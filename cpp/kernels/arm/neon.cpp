@@ -89,26 +89,40 @@ void matmul(const MatmulArgs& a) {
 // ---- low-rank update ----
 
 // V·4 columns × C rows of y stay in registers over all of r. 8 × 1 hides a multiply-add's latency, 4 × 4 shares loads.
+// u is read four ranks at a time.
 template <DType type, int V, int C>
 __attribute__((flatten)) void lowrank_tile(const LowRankArgs& a, int i, int j) {
   const uint8_t* bt = static_cast<const uint8_t*>(a.bt) + static_cast<size_t>(j) * kSize<type>;
   const size_t stride = static_cast<size_t>(a.n) * kSize<type> - 4 * V * kSize<type>;
   const float* u[C];
-  float* y = a.y + static_cast<size_t>(i) * a.ldy + j;
+  float* y[C];
   float32x4_t acc[C][V];
   each<C>([&](auto c) {
     u[c] = a.u + static_cast<size_t>(i + c) * a.ldu;
-    each<V>([&](auto v) { acc[c][v] = vld1q_f32(y + c * a.ldy + 4 * v); });
+    y[c] = a.y + static_cast<size_t>(i + c) * a.ldy + j;
+    load_floats<V>(y[c], acc[c]);
   });
-  for (int t = 0; t < a.r; ++t, bt += stride) {
+  int t = a.r;
+  for (; t >= 4; t -= 4) {
+    float32x4_t by[C];
+    each<C>([&](auto c) { by[c] = vld1q_f32(u[c]), u[c] += 4; });
+    each<4>([&](auto lane) {
+      float32x4_t b[V];
+      take<type, V>(bt, b);
+      bt += stride;
+      each<C>([&](auto c) { each<V>([&](auto v) { acc[c][v] = vfmaq_laneq_f32(acc[c][v], b[v], by[c], lane); }); });
+    });
+  }
+  for (; t > 0; --t) {
     float32x4_t b[V];
     take<type, V>(bt, b);
+    bt += stride;
     each<C>([&](auto c) {
-      const float by = u[c][t];
+      const float by = *u[c]++;
       each<V>([&](auto v) { acc[c][v] = vfmaq_n_f32(acc[c][v], b[v], by); });
     });
   }
-  each<C>([&](auto c) { each<V>([&](auto v) { vst1q_f32(y + c * a.ldy + 4 * v, acc[c][v]); }); });
+  each<C>([&](auto c) { each<V>([&](auto v) { vst1q_f32(y[c] + 4 * v, acc[c][v]); }); });
 }
 
 // The last few columns: `live`, at most 4, of one row.

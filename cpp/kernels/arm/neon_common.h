@@ -56,6 +56,17 @@ inline void load_pair(const void* p, int8x16_t& low, int8x16_t& high) {
   low = first, high = second;
 }
 
+// 4 V floats, V even.
+template <int V>
+inline void load_floats(const float* p, float32x4_t* v) {
+  each<V / 2>([&](auto i) {
+    int8x16_t low, high;
+    load_pair<32 * i>(p, low, high);
+    v[2 * i] = vreinterpretq_f32_s8(low);
+    v[2 * i + 1] = vreinterpretq_f32_s8(high);
+  });
+}
+
 template <DType type>
 constexpr size_t kSize = type == DType::f32 ? 4 : 2;
 

@@ -21,10 +21,9 @@ inline Lanes lanes_of(F&& f) {
 }
 
 inline Lanes load_lanes(const float* x) {
-  int8x16_t v[4];
-  load_pair<0>(x, v[0], v[1]);
-  load_pair<32>(x, v[2], v[3]);
-  return lanes_of([&](auto i) { return vreinterpretq_f32_s8(v[i]); });
+  Lanes out;
+  load_floats<4>(x, out.v);
+  return out;
 }
 inline void store_lanes(float* to, const Lanes& x) {
   each<4>([&](auto i) { vst1q_f32(to + 4 * i, x.v[i]); });
