@@ -71,8 +71,10 @@ struct DotPanel {
         take_pair(x.q[first + c], v[c][0], v[c][1]);
         sum[c] = vdupq_n_s32(0);
       });
-      each<8>(
-          [&](auto e) { each<count>([&](auto c) { sum[c] = vdotq_laneq_s32(sum[c], w[e], v[c][e / 4], e % 4); }); });
+      each<8>([&](auto e) {
+        each<count>([&](auto c) { sum[c] = vdotq_laneq_s32(sum[c], w[e], v[c][e / 4], e % 4); });
+        asm volatile("");  // GCC 12, which knows no latency of sdot, would finish one sum after the other
+      });
       each<count>([&](auto c) {
         float32x4_t& to = acc[first + c];
         to = vfmaq_f32(to, vmulq_n_f32(d[0], *x.d[first + c]++), vcvtq_f32_s32(sum[c]));

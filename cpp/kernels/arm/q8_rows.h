@@ -21,15 +21,19 @@ void row_pointers(const MatmulArgs& a, int j, const uint8_t** row) {
     row[r] = static_cast<const uint8_t*>(a.w) + static_cast<size_t>(j + r < a.n1 ? j + r : a.n1 - 1) * a.w_stride;
 }
 
-// A half, into a lane; into lane 0 with zeros behind it, which waits for no older lanes.
+// The scale of a block, into a lane; into lane 0 with zeros behind it, which waits for no older lanes. p moves on past
+// the block, whose weights are then at p - 32.
 template <int lane>
-inline void take_half(const uint8_t*& p, uint16x4_t& halves) {
+inline void take_scale(const uint8_t*& p, uint16x4_t& halves) {
+  constexpr size_t kStep = sizeof(BlockQ8_0);
   const uint8_t* at = p;
   uint16x4_t four = halves;
   if constexpr (lane == 0)
-    asm("ldr %h0, [%1], #2" : "=w"(four), "+r"(at) : "m"(*reinterpret_cast<const uint8_t(*)[2]>(p)));
+    asm("ldr %h0, [%1], #%2" : "=w"(four), "+r"(at) : "i"(kStep), "m"(*reinterpret_cast<const uint8_t(*)[2]>(p)));
   else
-    asm("ld1 {%0.h}[%2], [%1], #2" : "+w"(four), "+r"(at) : "i"(lane), "m"(*reinterpret_cast<const uint8_t(*)[2]>(p)));
+    asm("ld1 {%0.h}[%3], [%1], %2"
+        : "+w"(four), "+r"(at)
+        : "r"(kStep), "i"(lane), "m"(*reinterpret_cast<const uint8_t(*)[2]>(p)));
   halves = four, p = at;
 }
 
@@ -52,11 +56,14 @@ __attribute__((flatten)) void rows_tile(const uint8_t* const* w, const int8_t* x
       acc[c][q] = vdupq_n_f32(0.0f);
     });
   });
-  const auto add_block = [&](int b, const int32x4_t(*before)[Q], int32x4_t(*after)[Q]) {
+  const auto add_block = [&](auto second, int b, const int32x4_t(*before)[Q], int32x4_t(*after)[Q]) {
     int8x16_t xv[C][2];
     float dx[C];
     each<C>([&](auto c) {
-      take_pair(x[c], xv[c][0], xv[c][1]);
+      if constexpr (second)
+        load_pair<-32>(x[c], xv[c][0], xv[c][1]);
+      else
+        take_pair<64>(x[c], xv[c][0], xv[c][1]);
       dx[c] = xd[c * ldd + static_cast<size_t>(b)];
     });
     each<Q>([&](auto q) {
@@ -66,10 +73,8 @@ __attribute__((flatten)) void rows_tile(const uint8_t* const* w, const int8_t* x
         constexpr int first = 4 * q + group * kAtOnce;
         int8x16_t wv[kAtOnce][2];
         typename P::Part part[kAtOnce][C];
-        each<kAtOnce>([&](auto r) {
-          take_half<first % 4 + r>(row[first + r], halves);
-          take_pair(row[first + r], wv[r][0], wv[r][1]);
-        });
+        each<kAtOnce>([&](auto r) { take_scale<first % 4 + r>(row[first + r], halves); });
+        each<kAtOnce>([&](auto r) { load_pair<-32>(row[first + r], wv[r][0], wv[r][1]); });
         each<P::kSteps>([&](auto i) {
           each<kAtOnce>([&](auto r) {
             each<C>([&](auto c) { P::template step<i>(wv[r], xv[c], part[r][c], sum[c][first + r]); });
@@ -95,10 +100,10 @@ __attribute__((flatten)) void rows_tile(const uint8_t* const* w, const int8_t* x
   };
   int b = 0;
   for (; b + 2 <= blocks; b += 2) {  // two totals, as one would be copied
-    add_block(b, even, odd);
-    add_block(b + 1, odd, even);
+    add_block(std::false_type(), b, even, odd);
+    add_block(std::true_type(), b + 1, odd, even);
   }
-  if (b < blocks) add_block(b, even, odd);
+  if (b < blocks) add_block(std::false_type(), b, even, odd);
   each<C>([&](auto c) { each<Q>([&](auto q) { y[c][q] = acc[c][q]; }); });
 }
 
