@@ -27,7 +27,7 @@ namespace {
 constexpr int kTileRows = 4, kTileTokens = 8;
 constexpr int kPanelBlocks = 32;   // depth of packed rows
 constexpr int kPanelTiles = 4;     // packed rows: 18 KiB, in a 32 KiB L1 beside the 9 KiB of a tile's tokens
-constexpr int kManyTokens = 16;    // from here on packing rows pays
+constexpr int kManyTokens = 24;    // from here on packing rows pays
 constexpr int kChunkTokens = 256;  // at most, of kPanelBlocks blocks; fewer than kManyTokens go deeper
 constexpr int kFewBlocks = kPanelBlocks * kChunkTokens / kManyTokens;
 
@@ -91,7 +91,7 @@ __attribute__((flatten)) void panel_tile(const MatmulArgs& a, const TileRange& t
   float32x4_t acc[C];
   each<C>([&](auto c) { acc[c] = t.b == 0 ? vdupq_n_f32(0.0f) : vld1q_f32(y + c * ldy); });
   each<G>([&](auto g) { P::swap(acc + g * P::kGroup); });
-  for (int b = 0; b < t.blocks; ++b) {
+  for (int b = t.blocks; b > 0; --b) {
     int8x16_t w[8];
     float32x4_t d[P::kScales];
     rows.take(w, d);
