@@ -44,17 +44,17 @@ inline void take_pair(const uint8_t*& p, int8x16_t& low, int8x16_t& high) {
   int8x16_t first, second;
   asm("ldp %q0, %q1, [%2], #%3"
       : "=w"(first), "=w"(second), "+r"(at)
-      : "i"(step), "m"(*reinterpret_cast<const uint8_t(*)[32]>(p)));
+      : "i"(step), "m"(*reinterpret_cast<const uint8_t(*)[step]>(p)));
   low = first, high = second, p = at;
 }
 
-// 32 bytes at p + offset, a multiple of 16.
+// 32 bytes at p + offset, a multiple of 16; if it is negative, of what the instruction that moved p says it reads.
 template <int offset>
 inline void load_pair(const void* p, int8x16_t& low, int8x16_t& high) {
   int8x16_t first, second;
   asm("ldp %q0, %q1, [%2, #%3]"
       : "=w"(first), "=w"(second)
-      : "r"(p), "i"(offset), "m"(*static_cast<const uint8_t(*)[]>(p)));
+      : "r"(p), "i"(offset), "m"(*static_cast<const uint8_t(*)[offset < 0 ? 1 : offset + 32]>(p)));
   low = first, high = second;
 }
 

@@ -1,66 +1,9 @@
-// Rows of activations: the running softmax, norms, SwiGLU, rotation. 16 floats at a time, as dot16 has lanes, four
-// registers step by step: a CPU that works in order has four instructions for each latency.
-#include <cstring>
-
-#include "kernels/arm/neon_common.h"
+// Rows of activations: the running softmax, norms, SwiGLU, rotation. Four registers go step by step: a CPU that works
+// in order has four instructions for each latency.
+#include "kernels/arm/neon_lanes.h"
 
 namespace lora_edge::neon {
 namespace {
-
-constexpr int kLanes = 16;
-
-struct Lanes {
-  float32x4_t v[4];
-};
-
-template <class F>
-inline Lanes lanes_of(F&& f) {
-  Lanes out;
-  each<4>([&](auto i) { out.v[i] = f(i); });
-  return out;
-}
-
-inline Lanes load_lanes(const float* x) {
-  Lanes out;
-  load_floats<4>(x, out.v);
-  return out;
-}
-inline void store_lanes(float* to, const Lanes& x) {
-  each<4>([&](auto i) { vst1q_f32(to + 4 * i, x.v[i]); });
-}
-
-// Which of 16 lanes take part: all, or the first `count`, the others then being 0.
-struct AllLanes {
-  Lanes load(const float* x) const { return load_lanes(x); }
-  void store(float* to, const Lanes& x) const { store_lanes(to, x); }
-  Lanes or_zero(const Lanes& x) const { return x; }
-};
-struct FirstLanes {
-  int count;
-  Lanes load(const float* x) const {
-    float part[kLanes] = {};
-    std::memcpy(part, x, static_cast<size_t>(count) * sizeof(float));
-    return load_lanes(part);
-  }
-  void store(float* to, const Lanes& x) const {
-    float part[kLanes];
-    store_lanes(part, x);
-    std::memcpy(to, part, static_cast<size_t>(count) * sizeof(float));
-  }
-  Lanes or_zero(const Lanes& x) const {
-    return lanes_of([&](auto i) {
-      return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x.v[i]), lanes_below(count - 4 * i)));
-    });
-  }
-};
-
-// f(i, lanes) for i = 0, 16 ... < n.
-template <class F>
-inline void each16(int n, F&& f) {
-  int i = 0;
-  for (; i + kLanes <= n; i += kLanes) f(i, AllLanes{});
-  if (i < n) f(i, FirstLanes{n - i});
-}
 
 // The factors and addends of `ref`'s exp, in lanes: made once per call, as full registers of each would be loaded with
 // every loop. The asm keeps the compiler from that.
@@ -75,7 +18,8 @@ struct ExpConstants {
 };
 
 // exp on N registers, step by step; kBelow: of x <= 0 or NaN, which need no upper limit. The power of two goes straight
-// to the exponent's bits, as 2^23 · n: with x >= -87 no result is subnormal. A signalling NaN stays one.
+// to the exponent's bits, as 2^23 · n: with x >= -87 no result is subnormal. `ref` takes any NaN for -87, this a quiet
+// one: differences are quiet, and a gate that is NaN makes its SwiGLU NaN.
 template <int N, bool kBelow = false>
 __attribute__((always_inline)) inline void exp_each(const ExpConstants& k, float32x4_t* x) {
   const float32x4_t a = k.a, b = k.b;
@@ -130,8 +74,9 @@ __attribute__((always_inline)) inline float exp_sum(const ExpConstants& k, const
   each<4>([&](auto q) { sum[q] = vdupq_n_f32(0.0f); });
   const auto add = [&](const Lanes& e) { each<4>([&](auto q) { sum[q] = vaddq_f32(sum[q], e.v[q]); }); };
   int i = 0;
-  for (; i + kLanes <= n; i += kLanes) add(exp16<kPage>(k, x + i, max, page + i));
-  if (i < n) add(exp_rest<kPage>(x + i, max, page + i, n - i));
+  const auto to = [&] { return kPage ? page + i : nullptr; };
+  for (; i + kLanes <= n; i += kLanes) add(exp16<kPage>(k, x + i, max, to()));
+  if (i < n) add(exp_rest<kPage>(x + i, max, to(), n - i));
   return reduce16(sum);
 }
 

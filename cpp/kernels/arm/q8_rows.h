@@ -29,11 +29,11 @@ inline void take_scale(const uint8_t*& p, uint16x4_t& halves) {
   const uint8_t* at = p;
   uint16x4_t four = halves;
   if constexpr (lane == 0)
-    asm("ldr %h0, [%1], #%2" : "=w"(four), "+r"(at) : "i"(kStep), "m"(*reinterpret_cast<const uint8_t(*)[2]>(p)));
+    asm("ldr %h0, [%1], #%2" : "=w"(four), "+r"(at) : "i"(kStep), "m"(*reinterpret_cast<const uint8_t(*)[kStep]>(p)));
   else
     asm("ld1 {%0.h}[%3], [%1], %2"
         : "+w"(four), "+r"(at)
-        : "r"(kStep), "i"(lane), "m"(*reinterpret_cast<const uint8_t(*)[2]>(p)));
+        : "r"(kStep), "i"(lane), "m"(*reinterpret_cast<const uint8_t(*)[kStep]>(p)));
   halves = four, p = at;
 }
 
@@ -111,7 +111,9 @@ __attribute__((flatten)) void rows_tile(const uint8_t* const* w, const int8_t* x
           dot[c] = vsubq_s32(dot[c], before[c][q]);
         }
       });
-      each<C>([&](auto c) { acc[c][q] = vfmaq_f32(acc[c][q], vmulq_lane_f32(dw, dx[c], kTwoScales && second), vcvtq_f32_s32(dot[c])); });
+      each<C>([&](auto c) {
+        acc[c][q] = vfmaq_f32(acc[c][q], vmulq_lane_f32(dw, dx[c], kTwoScales && second), vcvtq_f32_s32(dot[c]));
+      });
     });
   };
   for (; blocks >= 2; blocks -= 2) {  // two totals, as one would be copied
