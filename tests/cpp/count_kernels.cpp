@@ -33,14 +33,13 @@ void count_lowrank(const Table& t, DType type, const char* name, int m, int rank
   count(line, static_cast<double>(m) * kOutputs * rank, [&] { t.lowrank[static_cast<int>(type)](a); });
 }
 
-void count_softmax(const Table& t, int m, int d) {
+void count_softmax(const Table& t, const char* name, int m, int n, int d) {
   const size_t rows = static_cast<size_t>(m), ld = static_cast<size_t>(d) + 2;
   Guarded<float> p(rows * kPagePositions), state(rows * ld);
   Random r(1);
   for (float& v : p) v = r.uniform();
   for (float& v : state) v = r.uniform();
-  count("softmax_page", static_cast<double>(p.size()),
-        [&] { t.softmax_page(p.data(), kPagePositions, m, 0.125f, state.data(), ld, d); });
+  count(name, static_cast<double>(m) * n, [&] { t.softmax_page(p.data(), n, m, 0.125f, state.data(), ld, d); });
 }
 
 }  // namespace
@@ -57,9 +56,17 @@ int main() {
   // Attention: a page's scores or values, for one token's 3 heads and for many tokens.
   count_lowrank(t, DType::f16, "page_f16", 3, kPagePositions);
   count_lowrank(t, DType::f32, "page_f32", 48, kPagePositions);
-  count_softmax(t, 48, 64);
+  count_softmax(t, "softmax_page", 48, kPagePositions, 64);
+  count_softmax(t, "softmax_page_part", 3, kPagePositions / 2 + 1, 64);  // one token's heads, the last page
   MatmulInput row(DType::f32, kDepth, 1, 1);
   count("quantize_q8", kDepth,
         [&] { t.quantize_q8(row.x.data(), row.xq.data(), row.xd.data(), row.xs.data(), kDepth); });
+  MatmulInput other(DType::f32, kDepth, 1, 1);
+  float* y = other.x.data();
+  const float* x = row.x.data();
+  count("add", kDepth, [&] { t.add(y, x, kDepth); });
+  count("rms_norm", kDepth, [&] { t.rms_norm(x, y, 1e-5f, kDepth, y); });
+  count("swiglu", kDepth, [&] { t.swiglu(y, x, y, kDepth); });
+  count("sum_exp", kDepth, [&] { t.sum_exp(x, 1.0f, kDepth); });
   return 0;
 }

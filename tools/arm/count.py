@@ -34,6 +34,8 @@ MODELLED = {
 
 # What no kernel can do without: products, applying the scales of blocks (or widening halves), and loading each operand
 # once per tile, two registers to an instruction. Not in it: zeroing and folding sums, arranging operands, loops, calls.
+# An exponential is 15 instructions, 5 copies of addends that a multiply-add overwrites, and an upper limit that softmax
+# doesn't need.
 BOUNDS = {
     "neon": {
         "matmul_q8_0_m1": "(48 products + 8 scales + 18 loads) / 256",
@@ -46,8 +48,13 @@ BOUNDS = {
         "lowrank_f16_m8": "(16 products + 4 widenings + 3 loads) / 64",
         "page_f16": "(12 products + 4 widenings + 3 loads) / 48",
         "page_f32": "(16 products + 4 loads) / 64",
-        "softmax_page": "(17 for the exponential + 5 for the largest, scales and sum + 3 loads and stores) / 4",
-        "quantize_q8": "(16 for the largest + 32 to round + 12 to narrow + 12 loads and stores) / 32",
+        "softmax_page": "(20 exponential + 4 largest, scale and sum + 1 state + 3 loads and stores) / 4",
+        "softmax_page_part": "(180 exponential + 36 largest, scale and sum + 16 state + 34 loads and stores) / 33",
+        "add": "(4 additions + 6 loads and stores) / 16",
+        "rms_norm": "(4 squares + 8 products + 8 loads and stores) / 16",
+        "swiglu": "(42 exponential + 8 sign, sum, quotient and product + 3 loads and stores) / 8",
+        "sum_exp": "(42 exponential + 4 difference and sum + 1 load) / 8",
+        "quantize_q8": "(15 largest + 16 rounding + 6 narrowing + 4 sum + 10 loads and stores) / 32",
     },
     "neon_dotprod": {
         "matmul_q8_0_m1": "(16 products + 8 scales + 18 loads) / 256",
@@ -73,9 +80,9 @@ HEAD = """\
 
 Written by `make arm-counts` (tools/arm/count.py); `make arm-counts-check` fails where a count is over 2 % above. Counts
 are those of a whole call per multiply-add: m tokens, 64 outputs and depth 2,048 for Q8_0, 8 outputs for f16 (A·x), 64
-outputs and rank 16 for the low-rank update (B·u); `page`: the scores or values of 64 positions, head size 64; softmax
-and quantising per element. `_more`: 256 further tokens, without the packing of weights. The bound is what products,
-block scales and loads of each operand once per tile take.
+outputs and rank 16 for the low-rank update (B·u); `page`: the scores or values of 64 positions, head size 64. `_more`:
+256 further tokens, without the packing of weights. The bound is what products, block scales and loads of each operand
+once per tile take. Per element: softmax of a page (`_part`: of 33 positions, 3 queries) and work on rows of 2,048.
 
 Compiler: {compiler}
 

@@ -1,37 +1,14 @@
-// Kernels for the Advanced SIMD of every aarch64 CPU: float weights, attention and row operations.
+// Kernels for the Advanced SIMD of every aarch64 CPU: float weights here, Q8_0 in neon_q8.cpp, rows of activations in
+// neon_rows.cpp.
 #include "kernels/arm/neon_common.h"
 #include "kernels/peak.h"
 
 namespace lora_edge::neon {
 
 void install_q8(Table&);
+void install_rows(Table&);
 
 namespace {
-
-// dot16's lanes 0-3, 4-7, 8-11 and 12-15, summed in its order.
-inline float reduce16(const float32x4_t* acc) {
-  const float32x4_t four = vaddq_f32(vaddq_f32(acc[0], acc[2]), vaddq_f32(acc[1], acc[3]));
-  const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
-  return vget_lane_f32(vpadd_f32(two, two), 0);
-}
-
-inline float32x4_t exp_poly(float32x4_t x) {
-  const float32x4_t low = vdupq_n_f32(-87.0f), high = vdupq_n_f32(88.0f);
-  x = vbslq_f32(vcgtq_f32(x, low), x, low);  // also NaN
-  x = vbslq_f32(vcltq_f32(x, high), x, high);
-  const float32x4_t n = vrndnq_f32(vmulq_n_f32(x, 1.44269504088896341f));
-  float32x4_t r = vfmaq_n_f32(x, n, -0.693359375f);
-  r = vfmaq_n_f32(r, n, 2.12194440e-4f);
-  float32x4_t p = vdupq_n_f32(1.9875691500e-4f);
-  p = vfmaq_f32(vdupq_n_f32(1.3981999507e-3f), p, r);
-  p = vfmaq_f32(vdupq_n_f32(8.3334519073e-3f), p, r);
-  p = vfmaq_f32(vdupq_n_f32(4.1665795894e-2f), p, r);
-  p = vfmaq_f32(vdupq_n_f32(1.6666665459e-1f), p, r);
-  p = vfmaq_f32(vdupq_n_f32(5.0000001201e-1f), p, r);
-  p = vaddq_f32(vfmaq_f32(r, p, vmulq_f32(r, r)), vdupq_n_f32(1.0f));
-  const int32x4_t power = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23);
-  return vmulq_f32(p, vreinterpretq_f32_s32(power));
-}
 
 // ---- float weights ----
 
@@ -113,26 +90,40 @@ void matmul(const MatmulArgs& a) {
 // ---- low-rank update ----
 
 // V·4 columns × C rows of y stay in registers over all of r. 8 × 1 hides a multiply-add's latency, 4 × 4 shares loads.
+// u is read four ranks at a time.
 template <DType type, int V, int C>
 __attribute__((flatten)) void lowrank_tile(const LowRankArgs& a, int i, int j) {
   const uint8_t* bt = static_cast<const uint8_t*>(a.bt) + static_cast<size_t>(j) * kSize<type>;
   const size_t stride = static_cast<size_t>(a.n) * kSize<type> - 4 * V * kSize<type>;
   const float* u[C];
-  float* y = a.y + static_cast<size_t>(i) * a.ldy + j;
+  float* y[C];
   float32x4_t acc[C][V];
   each<C>([&](auto c) {
     u[c] = a.u + static_cast<size_t>(i + c) * a.ldu;
-    each<V>([&](auto v) { acc[c][v] = vld1q_f32(y + c * a.ldy + 4 * v); });
+    y[c] = a.y + static_cast<size_t>(i + c) * a.ldy + j;
+    load_floats<V>(y[c], acc[c]);
   });
-  for (int t = 0; t < a.r; ++t, bt += stride) {
+  int t = a.r;
+  for (; t >= 4; t -= 4) {
+    float32x4_t by[C];
+    each<C>([&](auto c) { by[c] = vld1q_f32(u[c]), u[c] += 4; });
+    each<4>([&](auto lane) {
+      float32x4_t b[V];
+      take<type, V>(bt, b);
+      bt += stride;
+      each<C>([&](auto c) { each<V>([&](auto v) { acc[c][v] = vfmaq_laneq_f32(acc[c][v], b[v], by[c], lane); }); });
+    });
+  }
+  for (; t > 0; --t) {
     float32x4_t b[V];
     take<type, V>(bt, b);
+    bt += stride;
     each<C>([&](auto c) {
-      const float by = u[c][t];
+      const float by = *u[c]++;
       each<V>([&](auto v) { acc[c][v] = vfmaq_n_f32(acc[c][v], b[v], by); });
     });
   }
-  each<C>([&](auto c) { each<V>([&](auto v) { vst1q_f32(y + c * a.ldy + 4 * v, acc[c][v]); }); });
+  each<C>([&](auto c) { each<V>([&](auto v) { vst1q_f32(y[c] + 4 * v, acc[c][v]); }); });
 }
 
 // The last few columns: `live`, at most 4, of one row.
@@ -166,63 +157,7 @@ void lowrank(const LowRankArgs& a) {
   if (a.m - i == 1) lowrank_rows<type, 1>(a, i);
 }
 
-// ---- attention ----
-
-// Σ exp(x - max) in dot16's lanes and order; the terms go to `terms` unless it is null. Lanes past the end add 0 to a
-// sum that is >= 0, which leaves its bits.
-inline float exp_sum(const float* x, float max, int n, float* terms) {
-  float32x4_t acc[4] = {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f), vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};
-  for (int i = 0; i < n; i += 16) {
-#pragma GCC unroll 4
-    for (int quad = 0; quad < 4; ++quad) {
-      const int at = i + 4 * quad, live = n - at;
-      if (live > 0) {
-        const float32x4_t term = exp_poly(vsubq_f32(load_some<DType::f32>(x + at, live), vdupq_n_f32(max)));
-        if (terms) store_some(terms + at, term, live);
-        const uint32x4_t kept = vandq_u32(vreinterpretq_u32_f32(term), lanes_below(live));
-        acc[quad] = vaddq_f32(acc[quad], vreinterpretq_f32_u32(kept));
-      }
-    }
-  }
-  return reduce16(acc);
-}
-
-float sum_exp(const float* x, float max, int n) { return exp_sum(x, max, n, nullptr); }
-
-inline void multiply(float* x, float by, int n) {
-  for (int i = 0; i < n; ++i) x[i] *= by;
-}
-
-inline float exp1(float x) { return vgetq_lane_f32(exp_poly(vdupq_n_f32(x)), 0); }
-
-void softmax_page(float* p, int n, int m, float scale, float* state, size_t ld, int d) {
-  for (; m > 0; --m, p += kPagePositions, state += ld) {
-    float &max = state[d], &sum = state[d + 1];
-    multiply(p, scale, n);
-    float new_max = max;
-    for (int j = 0; j < n; ++j) new_max = p[j] > new_max ? p[j] : new_max;
-    new_max += 0.0f;
-    const float page_sum = exp_sum(p, new_max, n, p);
-    const float keep = exp1(max - new_max);
-    sum = __builtin_fmaf(sum, keep, page_sum);
-    if (keep != 1.0f) multiply(state, keep, d);
-    max = new_max;
-  }
-}
-
-void softmax_merge(float* state, const float* later, int d) {
-  const float max = later[d] > state[d] ? later[d] : state[d];
-  const float keep = exp1(state[d] - max), add = exp1(later[d] - max);
-  for (int t = 0; t < d; t += 4) {
-    const int live = d - t;
-    const float32x4_t kept = vmulq_n_f32(load_some<DType::f32>(state + t, live), keep);
-    store_some(state + t, vfmaq_n_f32(kept, load_some<DType::f32>(later + t, live), add), live);
-  }
-  state[d] = max;
-  state[d + 1] = __builtin_fmaf(later[d + 1], add, state[d + 1] * keep);
-}
-
-// ---- rows ----
+// ---- conversions ----
 
 template <DType type>
 void dequantize(const void* w, float* out, int k) {
@@ -238,57 +173,25 @@ void f32_to_f16(const float* x, uint16_t* out, int n) {
   for (int l = 0; i + l < n; ++l) out[i + l] = four[l];
 }
 
-void add(float* y, const float* x, int n) {
-  for (int i = 0; i < n; ++i) y[i] += x[i];
-}
-
-void rms_norm(const float* x, const float* w, float eps, int n, float* out) {
-  float square = 0.0f;
-  MatmulArgs self{};
-  self.w = self.x = x;
-  self.k = n;
-  self.y = &square;
-  dot_tile<DType::f32, 1, 1>(self, 0, 0);
-  const float mean = square / static_cast<float>(n);
-  const float scale = 1.0f / vget_lane_f32(vsqrt_f32(vdup_n_f32(mean + eps)), 0);
-  for (int i = 0; i < n; ++i) out[i] = x[i] * scale * w[i];
-}
-
-void swiglu(const float* gate, const float* up, float* out, int n) {
-  for (int i = 0; i < n; i += 4) {
-    const float32x4_t g = load_some<DType::f32>(gate + i, n - i), u = load_some<DType::f32>(up + i, n - i);
-    const float32x4_t below = vaddq_f32(vdupq_n_f32(1.0f), exp_poly(vnegq_f32(g)));
-    store_some(out + i, vmulq_f32(vdivq_f32(g, below), u), n - i);
-  }
-}
-
-void rope(float* x, const float* cos, const float* sin, int n_rot, bool interleaved) {
-  const int half = n_rot / 2;
-  int i = 0;
-  for (; i + 4 <= half; i += 4) {
-    const float32x4_t c = vld1q_f32(cos + i), s = vld1q_f32(sin + i);
-    float32x4x2_t pair;
-    if (interleaved)
-      pair = vld2q_f32(x + 2 * i);
-    else
-      pair = {{vld1q_f32(x + i), vld1q_f32(x + i + half)}};
-    const float32x4_t e = pair.val[0], o = pair.val[1];
-    pair.val[0] = vfmaq_f32(vnegq_f32(vmulq_f32(o, s)), e, c);
-    pair.val[1] = vfmaq_f32(vmulq_f32(o, c), e, s);
-    if (interleaved) {
-      vst2q_f32(x + 2 * i, pair);
-    } else {
-      vst1q_f32(x + i, pair.val[0]);
-      vst1q_f32(x + i + half, pair.val[1]);
+// In squares of 4 x 4.
+template <DType type>
+void transpose(const void* in, size_t in_stride, int n, int r, float* out) {
+  const uint8_t* rows = static_cast<const uint8_t*>(in);
+  const size_t ld = static_cast<size_t>(n);
+  for (int j = 0; j < n; j += 4)
+    for (int t = 0; t < r; t += 4) {
+      float32x4_t v[4];
+      for (int i = 0; i < 4; ++i) {
+        const size_t row = static_cast<size_t>(j + i < n ? j + i : n - 1);
+        v[i] = load_some<type>(rows + row * in_stride + static_cast<size_t>(t) * kSize<type>, r - t);
+      }
+      const float32x4_t ab0 = vtrn1q_f32(v[0], v[1]), ab1 = vtrn2q_f32(v[0], v[1]);
+      const float32x4_t cd0 = vtrn1q_f32(v[2], v[3]), cd1 = vtrn2q_f32(v[2], v[3]);
+      const float32x4_t column[4] = {
+          vcombine_f32(vget_low_f32(ab0), vget_low_f32(cd0)), vcombine_f32(vget_low_f32(ab1), vget_low_f32(cd1)),
+          vcombine_f32(vget_high_f32(ab0), vget_high_f32(cd0)), vcombine_f32(vget_high_f32(ab1), vget_high_f32(cd1))};
+      for (int i = 0; i < 4 && t + i < r; ++i) store_some(out + static_cast<size_t>(t + i) * ld + j, column[i], n - j);
     }
-  }
-  for (; i < half; ++i) {
-    float& even = x[interleaved ? 2 * i : i];
-    float& odd = x[interleaved ? 2 * i + 1 : i + half];
-    const float e = even, o = odd;
-    even = __builtin_fmaf(e, cos[i], -(o * sin[i]));
-    odd = __builtin_fmaf(e, sin[i], o * cos[i]);
-  }
 }
 
 template <DType type>
@@ -296,6 +199,7 @@ void install_type(Table& t) {
   t.matmul[static_cast<int>(type)] = matmul<type>;
   t.dequantize[static_cast<int>(type)] = dequantize<type>;
   t.lowrank[static_cast<int>(type)] = lowrank<type>;
+  t.transpose[static_cast<int>(type)] = transpose<type>;
 }
 
 }  // namespace
@@ -306,14 +210,8 @@ void install(Table& t) {
   install_type<DType::f16>(t);
   install_type<DType::bf16>(t);
   install_q8(t);
-  t.softmax_page = softmax_page;
-  t.softmax_merge = softmax_merge;
+  install_rows(t);
   t.f32_to_f16 = f32_to_f16;
-  t.add = add;
-  t.rms_norm = rms_norm;
-  t.swiglu = swiglu;
-  t.rope = rope;
-  t.sum_exp = sum_exp;
   t.int8_peak = int8_peak;
 }
 

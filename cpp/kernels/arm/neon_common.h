@@ -35,15 +35,46 @@ inline void each(F&& f) {
   each(std::make_integer_sequence<int, N>(), f);
 }
 
-// 32 bytes; p moves on past them, all in one instruction, where the offsets of GCC 12 would cost as many again. An asm
-// works on locals, as arrays that it names stay in memory.
+// 32 bytes at p, in one instruction; p moves on by `step`. An asm works on locals, as arrays that it names stay in
+// memory. GCC 12 would spend more instructions on the addresses. To CPUs that work in order a moved pointer may cost a
+// wait: of several loads one moves it, and load_pair serves the others.
+template <int step = 32>
 inline void take_pair(const uint8_t*& p, int8x16_t& low, int8x16_t& high) {
   const uint8_t* at = p;
   int8x16_t first, second;
-  asm("ldp %q0, %q1, [%2], #32"
+  asm("ldp %q0, %q1, [%2], #%3"
       : "=w"(first), "=w"(second), "+r"(at)
-      : "m"(*reinterpret_cast<const uint8_t(*)[32]>(p)));
+      : "i"(step), "m"(*reinterpret_cast<const uint8_t(*)[step]>(p)));
   low = first, high = second, p = at;
+}
+
+// 32 bytes at p + offset, a multiple of 16; if it is negative, of what the instruction that moved p says it reads.
+template <int offset>
+inline void load_pair(const void* p, int8x16_t& low, int8x16_t& high) {
+  int8x16_t first, second;
+  asm("ldp %q0, %q1, [%2, #%3]"
+      : "=w"(first), "=w"(second)
+      : "r"(p), "i"(offset), "m"(*static_cast<const uint8_t(*)[offset < 0 ? 1 : offset + 32]>(p)));
+  low = first, high = second;
+}
+
+// The next N > 1 registers; p moves on past them.
+template <int N>
+inline void take_vectors(const uint8_t*& p, int8x16_t* v) {
+  take_pair<16 * N>(p, v[0], v[1]);
+  each<N / 2 - 1>([&](auto i) { load_pair<32 * (i + 1) - 16 * N>(p, v[2 * i + 2], v[2 * i + 3]); });
+  if constexpr (N % 2 == 1) v[N - 1] = vld1q_s8(reinterpret_cast<const int8_t*>(p) - 16);
+}
+
+// 4 V floats, V even.
+template <int V>
+inline void load_floats(const float* p, float32x4_t* v) {
+  each<V / 2>([&](auto i) {
+    int8x16_t low, high;
+    load_pair<32 * i>(p, low, high);
+    v[2 * i] = vreinterpretq_f32_s8(low);
+    v[2 * i + 1] = vreinterpretq_f32_s8(high);
+  });
 }
 
 template <DType type>
@@ -116,6 +147,13 @@ inline void store_some(float* to, float32x4_t v, int count) {
 inline uint32x4_t lanes_below(int count) {
   const int32x4_t lane = vcombine_s32(vcreate_s32(0x0000000100000000), vcreate_s32(0x0000000300000002));
   return vcltq_s32(lane, vdupq_n_s32(count));
+}
+
+// dot16's lanes 0-3, 4-7, 8-11 and 12-15, summed in its order.
+inline float reduce16(const float32x4_t* acc) {
+  const float32x4_t four = vaddq_f32(vaddq_f32(acc[0], acc[2]), vaddq_f32(acc[1], acc[3]));
+  const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+  return vget_lane_f32(vpadd_f32(two, two), 0);
 }
 
 }  // namespace

@@ -80,23 +80,19 @@ struct PairPanel {
   static void multiply(const int8x16_t* w, const float32x4_t* d, Tokens<G>& x, float32x4_t* acc) {
     each<(G + kAtOnce - 1) / kAtOnce>([&](auto step) {
       constexpr int first = step * kAtOnce, count = G - first < kAtOnce ? G - first : kAtOnce;
-      int8x16_t v[count][4];
+      int8x16_t v[count * 5];  // of each pair its scales and 4 of x
       int32x4_t sum[count][2];
-      float32x4_t dx[count];
-      each<count>([&](auto g) {
-        dx[g] = take_floats(x.at);
-        take_pair(x.at, v[g][0], v[g][1]);
-        take_pair(x.at, v[g][2], v[g][3]);
-        each<2>([&](auto p) { sum[g][p] = vdupq_n_s32(0); });
-      });
+      take_vectors<count * 5>(x.at, v);
+      each<count>([&](auto g) { each<2>([&](auto p) { sum[g][p] = vdupq_n_s32(0); }); });
       each<4>([&](auto e) {
-        each<count>(
-            [&](auto g) { each<2>([&](auto p) { sum[g][p] = vmmlaq_s32(sum[g][p], v[g][e], w[4 * p + e]); }); });
+        each<count>([&](auto g) {
+          each<2>([&](auto p) { sum[g][p] = vmmlaq_s32(sum[g][p], v[5 * g + 1 + e], w[4 * p + e]); });
+        });
       });
       each<count>([&](auto g) {
         each<2>([&](auto p) {
           float32x4_t& to = acc[2 * (first + g) + p];
-          to = vfmaq_f32(to, vmulq_f32(d[p], dx[g]), vcvtq_f32_s32(sum[g][p]));
+          to = vfmaq_f32(to, vmulq_f32(d[p], vreinterpretq_f32_s8(v[5 * g])), vcvtq_f32_s32(sum[g][p]));
         });
       });
     });

@@ -52,30 +52,77 @@ void dequantize_keys(const int8_t* q, const uint16_t* scales, int d, float* out)
     }
 }
 
-void quantize(const float* x, int8_t* q, float* d, int32_t* s, int k) {
+// One block of any numbers.
+void quantize_block(const float* x, int8_t* q, float* d, int32_t* s) {
   const float32x4_t high = vdupq_n_f32(127.0f), low = vdupq_n_f32(-127.0f);
   const uint32x4_t infinity = vdupq_n_u32(0x7f800000u);
-  for (int b = 0; b < k / kBlock; ++b, x += kBlock, q += kBlock) {
-    uint32x4_t max = vdupq_n_u32(0);  // the bits of floats >= 0, which order as they do
-    for (int e = 0; e < kBlock; e += 4) {
-      const uint32x4_t abs = vreinterpretq_u32_f32(vabsq_f32(vld1q_f32(x + e)));
-      max = vmaxq_u32(max, vandq_u32(abs, vcleq_u32(abs, infinity)));  // a NaN counts as 0
+  uint32x4_t max = vdupq_n_u32(0);  // the bits of floats >= 0, which order as they do
+  for (int e = 0; e < kBlock; e += 4) {
+    const uint32x4_t abs = vreinterpretq_u32_f32(vabsq_f32(vld1q_f32(x + e)));
+    max = vmaxq_u32(max, vandq_u32(abs, vcleq_u32(abs, infinity)));  // a NaN counts as 0
+  }
+  *d = vget_lane_f32(vreinterpret_f32_u32(vdup_n_u32(vmaxvq_u32(max))), 0) / 127.0f;
+  const float inverse = *d != 0.0f ? 1.0f / *d : 0.0f;
+  int16x8_t total = vdupq_n_s16(0);
+  for (int e = 0; e < kBlock; e += 8) {
+    int16x4_t part[2];
+    for (int h = 0; h < 2; ++h) {
+      float32x4_t v = vrndnq_f32(vmulq_n_f32(vld1q_f32(x + e + 4 * h), inverse));
+      v = vbslq_f32(vcgtq_f32(v, high), high, v);
+      v = vbslq_f32(vcgtq_f32(v, low), v, low);  // also NaN
+      part[h] = vmovn_s32(vcvtq_s32_f32(v));
     }
-    d[b] = vget_lane_f32(vreinterpret_f32_u32(vdup_n_u32(vmaxvq_u32(max))), 0) / 127.0f;
-    const float inverse = d[b] != 0.0f ? 1.0f / d[b] : 0.0f;
-    int16x8_t total = vdupq_n_s16(0);
-    for (int e = 0; e < kBlock; e += 8) {
-      int16x4_t part[2];
-      for (int h = 0; h < 2; ++h) {
-        float32x4_t v = vrndnq_f32(vmulq_n_f32(vld1q_f32(x + e + 4 * h), inverse));
-        v = vbslq_f32(vcgtq_f32(v, high), high, v);
-        v = vbslq_f32(vcgtq_f32(v, low), v, low);  // also NaN
-        part[h] = vmovn_s32(vcvtq_s32_f32(v));
-      }
-      total = vaddq_s16(total, vcombine_s16(part[0], part[1]));
-      vst1_s8(q + e, vmovn_s16(vcombine_s16(part[0], part[1])));
-    }
-    s[b] = vaddlvq_s16(total);
+    total = vaddq_s16(total, vcombine_s16(part[0], part[1]));
+    vst1_s8(q + e, vmovn_s16(vcombine_s16(part[0], part[1])));
+  }
+  *s = vaddlvq_s16(total);
+}
+
+// Four blocks, whose scales are divided together. Where these are normal numbers, no quotient rounds to more than 127,
+// and the integers need no limits; where one is not, false.
+__attribute__((flatten)) bool quantize_four(const float* x, int8_t* q, float* d, int32_t* s) {
+  float32x4_t max[4];
+  each<4>([&](auto b) {
+    float32x4_t v[8];
+    load_floats<8>(x + b * kBlock, v);
+    each<8>([&](auto i) { v[i] = vabsq_f32(v[i]); });
+    each<4>([&](auto i) { v[i] = vmaxq_f32(v[i], v[i + 4]); });  // NaN wins, and is found below
+    max[b] = vmaxq_f32(vmaxq_f32(v[0], v[1]), vmaxq_f32(v[2], v[3]));
+  });
+  const float32x4_t largest = vpmaxq_f32(vpmaxq_f32(max[0], max[1]), vpmaxq_f32(max[2], max[3]));
+  const float32x4_t scale = vdivq_f32(largest, vdupq_n_f32(127.0f));
+  const uint32x4_t above = vsubq_u32(vreinterpretq_u32_f32(scale), vdupq_n_u32(0x00800000));  // the least normal
+  if (vmaxvq_u32(above) >= 0x7f000000u) return false;                                         // or infinity, or NaN
+  const float32x4_t inverse = vdivq_f32(vdupq_n_f32(1.0f), scale);
+  vst1q_f32(d, scale);
+  int16x8_t sum[4];
+  each<4>([&](auto b) {
+    float32x4_t v[8];
+    load_floats<8>(x + b * kBlock, v);
+    int16x8_t narrow[4];
+    each<4>([&](auto i) {
+      const int32x4_t low = vcvtnq_s32_f32(vmulq_laneq_f32(v[2 * i], inverse, b));
+      const int32x4_t high = vcvtnq_s32_f32(vmulq_laneq_f32(v[2 * i + 1], inverse, b));
+      narrow[i] = vuzp1q_s16(vreinterpretq_s16_s32(low), vreinterpretq_s16_s32(high));
+    });
+    each<2>([&](auto i) {
+      const int8x16_t low = vreinterpretq_s8_s16(narrow[2 * i]), high = vreinterpretq_s8_s16(narrow[2 * i + 1]);
+      vst1q_s8(q + b * kBlock + 16 * i, vuzp1q_s8(low, high));
+    });
+    sum[b] = vaddq_s16(vaddq_s16(narrow[0], narrow[1]), vaddq_s16(narrow[2], narrow[3]));
+  });
+  const int16x8_t pairs = vpaddq_s16(vpaddq_s16(sum[0], sum[1]), vpaddq_s16(sum[2], sum[3]));  // at most 32 · 127
+  vst1q_s32(s, vpaddlq_s16(pairs));
+  return true;
+}
+
+void quantize(const float* x, int8_t* q, float* d, int32_t* s, int k) {
+  const int blocks = k / kBlock;
+  for (int b = 0; b < blocks; b += 4) {
+    const int first = b + 4 <= blocks || blocks < 4 ? b : blocks - 4;  // the last four again, rather than fewer
+    const int last = first + 4 < blocks ? first + 4 : blocks;
+    if (last - first == 4 && quantize_four(x + first * kBlock, q + first * kBlock, d + first, s + first)) continue;
+    for (int i = first; i < last; ++i) quantize_block(x + i * kBlock, q + i * kBlock, d + i, s + i);
   }
 }
 

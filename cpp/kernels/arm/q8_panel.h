@@ -27,7 +27,7 @@ namespace {
 constexpr int kTileRows = 4, kTileTokens = 8;
 constexpr int kPanelBlocks = 32;   // depth of packed rows
 constexpr int kPanelTiles = 4;     // packed rows: 18 KiB, in a 32 KiB L1 beside the 9 KiB of a tile's tokens
-constexpr int kManyTokens = 16;    // from here on packing rows pays
+constexpr int kManyTokens = 24;    // from here on packing rows pays
 constexpr int kChunkTokens = 256;  // at most, of kPanelBlocks blocks; fewer than kManyTokens go deeper
 constexpr int kFewBlocks = kPanelBlocks * kChunkTokens / kManyTokens;
 
@@ -37,12 +37,6 @@ struct PanelBlock {
   float d[P::kScales][4];
 };
 
-inline float32x4_t take_floats(const uint8_t*& p) {
-  const float32x4_t v = vld1q_f32(reinterpret_cast<const float*>(p));
-  p += sizeof(v);
-  return v;
-}
-
 __attribute__((noinline)) float32x4_t load_edge(const float* y, int count) { return load_some<DType::f32>(y, count); }
 __attribute__((noinline)) void store_edge(float* y, float32x4_t v, int count) { store_some(y, v, count); }
 
@@ -51,8 +45,10 @@ template <class P>
 struct PackedRows {
   explicit PackedRows(const PanelBlock<P>* panel) : at(reinterpret_cast<const uint8_t*>(panel)) {}
   void take(int8x16_t* w, float32x4_t* d) {
-    each<4>([&](auto e) { take_pair(at, w[2 * e], w[2 * e + 1]); });
-    each<P::kScales>([&](auto s) { d[s] = take_floats(at); });
+    int8x16_t v[8 + P::kScales];
+    take_vectors<8 + P::kScales>(at, v);
+    each<8>([&](auto e) { w[e] = v[e]; });
+    each<P::kScales>([&](auto s) { d[s] = vreinterpretq_f32_s8(v[8 + s]); });
   }
   const uint8_t* at;
 };
@@ -64,10 +60,8 @@ struct FileRows {
   }
   void take(int8x16_t* w, float32x4_t* d) {
     uint16x4_t halves;
-    each<kTileRows>([&](auto r) {
-      take_half<r>(row[r], halves);
-      take_pair(row[r], w[2 * r], w[2 * r + 1]);
-    });
+    each<kTileRows>([&](auto r) { take_scale<r>(row[r], halves); });
+    each<kTileRows>([&](auto r) { load_pair<-32>(row[r], w[2 * r], w[2 * r + 1]); });
     d[0] = vcvt_f32_f16(vreinterpret_f16_u16(halves));
     P::arrange(w, d);
   }
@@ -97,7 +91,7 @@ __attribute__((flatten)) void panel_tile(const MatmulArgs& a, const TileRange& t
   float32x4_t acc[C];
   each<C>([&](auto c) { acc[c] = t.b == 0 ? vdupq_n_f32(0.0f) : vld1q_f32(y + c * ldy); });
   each<G>([&](auto g) { P::swap(acc + g * P::kGroup); });
-  for (int b = 0; b < t.blocks; ++b) {
+  for (int b = t.blocks; b > 0; --b) {
     int8x16_t w[8];
     float32x4_t d[P::kScales];
     rows.take(w, d);

@@ -17,20 +17,37 @@ namespace {
 // Pointers to the rows [j, j + kRows) of W; past the last output, that one again.
 template <int kRows>
 void row_pointers(const MatmulArgs& a, int j, const uint8_t** row) {
-  for (int r = 0; r < kRows; ++r)
-    row[r] = static_cast<const uint8_t*>(a.w) + static_cast<size_t>(j + r < a.n1 ? j + r : a.n1 - 1) * a.w_stride;
+  row[0] = static_cast<const uint8_t*>(a.w) + static_cast<size_t>(j) * a.w_stride;
+  for (int r = 1; r < kRows; ++r) row[r] = row[r - 1] + (j + r < a.n1 ? a.w_stride : 0);
 }
 
-// A half, into a lane; into lane 0 with zeros behind it, which waits for no older lanes.
+// The scale of a block, into a lane; into lane 0 with zeros behind it, which waits for no older lanes. p moves on past
+// the block, whose weights are then at p - 32.
 template <int lane>
-inline void take_half(const uint8_t*& p, uint16x4_t& halves) {
+inline void take_scale(const uint8_t*& p, uint16x4_t& halves) {
+  constexpr size_t kStep = sizeof(BlockQ8_0);
   const uint8_t* at = p;
   uint16x4_t four = halves;
   if constexpr (lane == 0)
-    asm("ldr %h0, [%1], #2" : "=w"(four), "+r"(at) : "m"(*reinterpret_cast<const uint8_t(*)[2]>(p)));
+    asm("ldr %h0, [%1], #%2" : "=w"(four), "+r"(at) : "i"(kStep), "m"(*reinterpret_cast<const uint8_t(*)[kStep]>(p)));
   else
-    asm("ld1 {%0.h}[%2], [%1], #2" : "+w"(four), "+r"(at) : "i"(lane), "m"(*reinterpret_cast<const uint8_t(*)[2]>(p)));
+    asm("ld1 {%0.h}[%3], [%1], %2"
+        : "+w"(four), "+r"(at)
+        : "r"(kStep), "i"(lane), "m"(*reinterpret_cast<const uint8_t(*)[kStep]>(p)));
   halves = four, p = at;
+}
+
+// One or two of a token's scales; p moves on past them.
+template <int N>
+inline float32x2_t take_scales(const float*& p) {
+  const float* at = p;
+  float32x2_t v;
+  if constexpr (N == 1)
+    asm("ldr %s0, [%1], #4" : "=w"(v), "+r"(at) : "m"(*reinterpret_cast<const float(*)[1]>(p)));
+  else
+    asm("ldr %d0, [%1], #8" : "=w"(v), "+r"(at) : "m"(*reinterpret_cast<const float(*)[2]>(p)));
+  p = at;
+  return v;
 }
 
 // 4 Q rows × C tokens, y[c][q] their sums: per block the policy's steps for each row and token, and for 4 rows and a
@@ -40,24 +57,30 @@ template <class P, int Q, int C>
 __attribute__((flatten)) void rows_tile(const uint8_t* const* w, const int8_t* xq, size_t ldq, const float* xd,
                                         size_t ldd, int blocks, float32x4_t (*y)[2]) {
   constexpr int kAtOnce = C == 1 ? 4 : C == 2 ? 2 : 1;  // rows
+  constexpr bool kTwoScales = C < P::kTokens;           // of a token at once, where registers suffice
   const uint8_t *row[4 * Q], *x[C];
+  const float* d[C];
+  float32x2_t dx[C];
   int32x4_t sum[C][4 * Q], even[C][Q], odd[C][Q];
   float32x4_t acc[C][Q];
   each<4 * Q>([&](auto r) { row[r] = w[r]; });
   each<C>([&](auto c) {
     x[c] = reinterpret_cast<const uint8_t*>(xq + c * ldq);
+    d[c] = xd + c * ldd;
     each<4 * Q>([&](auto r) { sum[c][r] = vdupq_n_s32(0); });
     each<Q>([&](auto q) {
       even[c][q] = vdupq_n_s32(0);
       acc[c][q] = vdupq_n_f32(0.0f);
     });
   });
-  const auto add_block = [&](int b, const int32x4_t(*before)[Q], int32x4_t(*after)[Q]) {
+  const auto add_block = [&](auto second, const int32x4_t(*before)[Q], int32x4_t(*after)[Q]) {
     int8x16_t xv[C][2];
-    float dx[C];
     each<C>([&](auto c) {
-      take_pair(x[c], xv[c][0], xv[c][1]);
-      dx[c] = xd[c * ldd + static_cast<size_t>(b)];
+      if constexpr (second)
+        load_pair<-32>(x[c], xv[c][0], xv[c][1]);
+      else
+        take_pair<64>(x[c], xv[c][0], xv[c][1]);
+      if constexpr (!kTwoScales) dx[c] = take_scales<1>(d[c]);
     });
     each<Q>([&](auto q) {
       int32x4_t two[C][2];
@@ -66,10 +89,8 @@ __attribute__((flatten)) void rows_tile(const uint8_t* const* w, const int8_t* x
         constexpr int first = 4 * q + group * kAtOnce;
         int8x16_t wv[kAtOnce][2];
         typename P::Part part[kAtOnce][C];
-        each<kAtOnce>([&](auto r) {
-          take_half<first % 4 + r>(row[first + r], halves);
-          take_pair(row[first + r], wv[r][0], wv[r][1]);
-        });
+        each<kAtOnce>([&](auto r) { take_scale<first % 4 + r>(row[first + r], halves); });
+        each<kAtOnce>([&](auto r) { load_pair<-32>(row[first + r], wv[r][0], wv[r][1]); });
         each<P::kSteps>([&](auto i) {
           each<kAtOnce>([&](auto r) {
             each<C>([&](auto c) { P::template step<i>(wv[r], xv[c], part[r][c], sum[c][first + r]); });
@@ -90,15 +111,20 @@ __attribute__((flatten)) void rows_tile(const uint8_t* const* w, const int8_t* x
           dot[c] = vsubq_s32(dot[c], before[c][q]);
         }
       });
-      each<C>([&](auto c) { acc[c][q] = vfmaq_f32(acc[c][q], vmulq_n_f32(dw, dx[c]), vcvtq_f32_s32(dot[c])); });
+      each<C>([&](auto c) {
+        acc[c][q] = vfmaq_f32(acc[c][q], vmulq_lane_f32(dw, dx[c], kTwoScales && second), vcvtq_f32_s32(dot[c]));
+      });
     });
   };
-  int b = 0;
-  for (; b + 2 <= blocks; b += 2) {  // two totals, as one would be copied
-    add_block(b, even, odd);
-    add_block(b + 1, odd, even);
+  for (; blocks >= 2; blocks -= 2) {  // two totals, as one would be copied
+    if constexpr (kTwoScales) each<C>([&](auto c) { dx[c] = take_scales<2>(d[c]); });
+    add_block(std::false_type(), even, odd);
+    add_block(std::true_type(), odd, even);
   }
-  if (b < blocks) add_block(b, even, odd);
+  if (blocks > 0) {
+    if constexpr (kTwoScales) each<C>([&](auto c) { dx[c] = take_scales<1>(d[c]); });
+    add_block(std::false_type(), even, odd);
+  }
   each<C>([&](auto c) { each<Q>([&](auto q) { y[c][q] = acc[c][q]; }); });
 }
 
