@@ -5,9 +5,6 @@
 #include "base/error.h"
 #include "kernels/kernels.h"
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
 #if defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
