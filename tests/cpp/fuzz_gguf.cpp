@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "formats/gguf_lora.h"
 #include "runtime/model.h"
 #include "runtime/sampler.h"
 
@@ -51,6 +52,10 @@ void walk(const GgufFile& file) {
     if (file.find_tensor(tensor.name) != &tensor || tensor.n_elements() == 0) std::abort();
     touch(tensor.data, tensor.n_bytes);
   }
+  try {
+    for (const GgufLoraPair& pair : read_gguf_lora(file, "llama")) touch(pair.tensor);
+  } catch (const InputError&) {  // no adapter
+  }
 }
 
 // Some weights of rank 2 beside the base, then three tokens and a fourth, sampled.
@@ -63,16 +68,20 @@ void generate(const std::shared_ptr<Model>& model) {
     const bool embedding = id == embedding_id(c);
     const size_t a_elements = size_t(r) * size_t(embedding ? w.n : w.k);
     const int n = embedding ? w.k : w.n;
-    const std::vector<float> a(a_elements, 0.5f), b(size_t(n) * size_t(r), 0.25f);
-    adapter->set(id, n, a_elements, r, 0.5f, DType::f32, a.data(), DType::f32, b.data());
+    const auto a = std::make_shared<std::vector<float>>(a_elements, 0.5f);
+    const auto b = std::make_shared<std::vector<float>>(size_t(n) * size_t(r), 0.25f);
+    adapter->set(id, n, a_elements, r, 0.5f, DType::f32, a->data(), DType::f32, b->data());
+    adapter->hold(a);
+    adapter->hold(b);
   }
   Sequence sequence(model, {{adapter, 1.0f}});
   Sampler sampler({0.7, 5, 0.9, 0.05, 1.1, 1});
   model->forward({{&sequence, {0, c.n_vocab / 2, c.n_vocab - 1}}}, nullptr, {});
-  const int token = sampler.sample(sequence.logits());
+  const int token = sampler.sample(sequence.logits(3), c.n_vocab);
   sampler.accept(token);
   model->forward({{&sequence, {token}}}, nullptr, {});
-  if (sequence.length() != 4 || sequence.logits().size() != size_t(c.n_vocab)) std::abort();
+  if (sequence.length() != 4 || !sequence.logits(4)) std::abort();
+  touch(sequence.logits(4), size_t(c.n_vocab) * sizeof(float));
 }
 
 }  // namespace
