@@ -17,14 +17,5 @@ if [ "$version" = "$cxx" ]; then
     cat "$probe/errors" >&2
     exit 1
 fi
-packages="clang-$version libclang-rt-$version-dev"
-if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    echo "make fuzz needs packages that are not installed; on Debian run: sudo apt-get install $packages" >&2
-    exit 1
-fi
-echo "installing $packages"
-export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
-# shellcheck disable=SC2086  # a list of words
-apt-get install -y -qq --no-install-recommends $packages >/dev/null
+sh tools/apt_install.sh "make fuzz" "clang-$version" "libclang-rt-$version-dev"
 builds || { cat "$probe/errors" >&2; exit 1; }

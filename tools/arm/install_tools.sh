@@ -15,13 +15,5 @@ need /usr/bin/python3 python3
 /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 [ "${1:-}" != mca ] || need llvm-mca-19 llvm-19
 [ -n "$missing" ] || exit 0
-
-if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    echo "make arm needs packages that are not installed; on Debian run: sudo apt-get install$missing" >&2
-    exit 1
-fi
-echo "installing$missing"
-export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
 # shellcheck disable=SC2086  # a list of words
-apt-get install -y -qq --no-install-recommends $missing >/dev/null
+sh tools/apt_install.sh "make arm" $missing

@@ -14,13 +14,5 @@ need qemu-aarch64-static qemu-user-static
 need /usr/bin/python3 python3
 /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 [ -n "$missing" ] || exit 0
-
-if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    echo "make wheels needs packages that are not installed; on Debian run: sudo apt-get install$missing" >&2
-    exit 1
-fi
-echo "installing$missing"
-export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
 # shellcheck disable=SC2086  # a list of words
-apt-get install -y -qq --no-install-recommends $missing >/dev/null
+sh tools/apt_install.sh "make wheels" $missing
