@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := pip install -q --disable-pip-version-check
-SOURCES := CMakeLists.txt pyproject.toml $(shell find cpp python tests/cpp -type f -not -name '*.so' -not -path '*/__pycache__/*')
+SOURCES := CMakeLists.txt pyproject.toml $(shell find cpp python cmake tests/cpp tests/cuda -type f -not -name '*.so' -not -path '*/__pycache__/*')
 BUILD := build/native
 
 .PHONY: help demo test lint peer bench clean
@@ -24,7 +24,8 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BUILD)/check_kernels
-	$(BIN)/python -m pytest
+	LORA_EDGE_STANDIN=$(CURDIR)/$(BUILD)/standin $(BIN)/python -m pytest
+	LORA_EDGE_STANDIN=$(CURDIR)/$(BUILD)/standin $(BIN)/python -m pytest tests/cuda
 
 # make lint: ruff, mypy --strict and clang-format.
 lint: $(VENV)/installed
@@ -32,7 +33,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check python tests tools bench examples
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(find cpp tests/cpp -name '*.cpp' -o -name '*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(find cpp tests/cpp tests/cuda -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
 # make peer: the outside judges, llama.cpp and transformers + PEFT, in a venv of their own (llama.cpp is built: ~10 minutes).
 PEER := .venv-peer
@@ -44,7 +45,7 @@ $(PEER)/installed: $(SOURCES)
 
 peer: $(PEER)/installed
 	$(PEER)/bin/python -m pytest tests/peer
-	$(PEER)/bin/python -m pytest bench --benchmark-disable-gc
+	$(PEER)/bin/python -m pytest bench --benchmark-disable-gc --rounds 2 # that they run; figures want the default of 7
 
 # make bench: latency suites of lora_edge alone.
 bench: $(VENV)/installed
@@ -52,6 +53,7 @@ bench: $(VENV)/installed
 	$(BIN)/python -m pytest bench
 
 include tools/arm/arm.mk
+include tools/cuda/cuda.mk
 include tools/fuzz.mk
 include tools/vnni.mk
 include tools/wheels/wheels.mk

@@ -17,6 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("lora_edge")
     group.addoption("--full", action="store_true", help="also the Qwen2.5-0.5B shape (about 1.5 GB of files)")
     group.addoption("--model", default=None, help="only this shape of tools/make_model.py")
+    group.addoption("--type", default="q8_0", help="of the weights: q8_0, q4_0, q4_k_m, f16 or f32")
     group.addoption("--rounds", type=int, default=7, help="turns of each engine per measurement")
     group.addoption("--threads", type=int, default=2, help="threads of each engine")
 
@@ -25,7 +26,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "files" in metafunc.fixturenames:
         full = ["smollm2-135m", "qwen2.5-0.5b"] if metafunc.config.getoption("--full") else ["smollm2-135m"]
         only = metafunc.config.getoption("--model")
-        metafunc.parametrize("files", [only] if only else full, indirect=True, scope="session")
+        kind = metafunc.config.getoption("--type")
+        shapes = [shape if kind == "q8_0" else f"{shape}:{kind}" for shape in ([only] if only else full)]
+        metafunc.parametrize("files", shapes, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")

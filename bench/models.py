@@ -15,9 +15,9 @@ RANK = 16
 
 
 class Files(NamedTuple):
-    """A base, two adapters of it (all seven linears, f16), and the base with the first one merged; all Q8_0."""
+    """A base, two adapters of it (all seven linears, f16), and the base with the first one merged."""
 
-    model: str
+    model: str  # the shape, and the type where it isn't Q8_0
     base: Path
     adapter: Path
     other: Path
@@ -25,8 +25,10 @@ class Files(NamedTuple):
 
 
 def files_of(model: str) -> Files:
+    """model: a shape of tools/make_model.py, or "shape:type"."""
     base = CACHE / model / "base.gguf"
-    _make(base, "base", model, base)
+    shape, _, kind = model.partition(":")
+    _make(base, "base", shape, base, "--type", kind or "q8_0")
     adapter, other = adapter_of(model, RANK, 1), adapter_of(model, RANK, 2)
     merged = base.with_name("merged.gguf")
     _make(merged, "merge", base, adapter, merged)
@@ -43,7 +45,8 @@ def adapter_of(model: str, rank: int, seed: int = 1) -> Path:
 def with_vocabulary(model: str, n: int) -> Path:
     """The shape with n tokens."""
     path = CACHE / model / f"base-{n}.gguf"
-    _make(path, "base", model, path, "--vocab", n)
+    shape, _, kind = model.partition(":")
+    _make(path, "base", shape, path, "--vocab", n, "--type", kind or "q8_0")
     return path
 
 

@@ -1,7 +1,6 @@
 #include "backend/attention.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -43,13 +42,13 @@ void Attention::store(const KvLayout& kv, int layer, const RowPlace& row, const 
       }
       int8_t q[kBlock];
       float scale;
-      int32_t sum;
+      int16_t sums[2];
       BlockQ8_0 block;
-      table_.quantize_q8(k + b, q, &scale, &sum, kBlock);
+      table_.quantize_q8(k + b, q, &scale, sums, kBlock);
       for (size_t t = 0; t < n; ++t) reinterpret_cast<int8_t*>(keys)[(b + t) * kPagePositions + slot] = q[t];
       uint16_t* scales = reinterpret_cast<uint16_t*>(keys + d * kPagePositions);
       table_.f32_to_f16(&scale, &scales[b / kBlock * kPagePositions + slot], 1);
-      table_.quantize_q8(v + b, block.qs, &scale, &sum, kBlock);
+      table_.quantize_q8(v + b, block.qs, &scale, sums, kBlock);
       table_.f32_to_f16(&scale, &block.d, 1);
       std::memcpy(values + slot * row_bytes(DType::q8_0, d) + b / kBlock * sizeof(block), &block, sizeof(block));
     }
@@ -76,37 +75,47 @@ const void* Attention::values(const Job& job, const uint8_t* page, int count, bo
 }
 
 // states [rows · heads, d + 2] of the kSpanPages pages from first_page on. Rows that see nothing of them are left as
-// they begin.
+// they begin. A row sees the positions [low, seen) of a page.
 void Attention::span(const Job& job, int first_page, float* states) const {
   const size_t size = state_size(job.d), queries = static_cast<size_t>(job.rows * job.heads);
   for (size_t i = 0; i < queries; ++i) {
     std::fill_n(states + i * size, size, 0.0f);
     states[i * size + static_cast<size_t>(job.d)] = -std::numeric_limits<float>::infinity();
   }
-  const int end = job.n_pos + job.rows - 1;  // positions that the last row sees
+  const int end = job.n_pos + (job.rows - 1) * job.step;  // positions that the last row sees
   const bool direct = queries <= kDirectQueries && job.kv->type != DType::q8_0;
   const int type = direct ? int(job.kv->type) : int(DType::f32);
-  for (int page = first_page; page < first_page + kSpanPages && page * kPagePositions < end; ++page) {
+  const int skipped = begin_of(job, 0) / kPagePositions;  // pages that no row sees
+  for (int page = std::max(first_page, skipped); page < first_page + kSpanPages && page * kPagePositions < end;
+       ++page) {
     const uint8_t* data = job.pages[page];
-    const auto seen = [&](int row) { return std::min(job.n_pos + row - page * kPagePositions, kPagePositions); };
+    const auto seen = [&](int row) {
+      return std::min(job.n_pos + row * job.step - page * kPagePositions, kPagePositions);
+    };
+    const auto low = [&](int row) { return std::max(0, begin_of(job, row) - page * kPagePositions); };
     const int first = std::max(0, 1 - seen(0));  // the first row that sees any of it
-    const int most = seen(job.rows - 1), columns = (most + 31) / 32 * 32;
+    int last = job.rows;                         // and the one after the last
+    while (low(last - 1) >= kPagePositions) --last;
+    const int most = seen(last - 1), columns = (most + 31) / 32 * 32;
     const auto query = [&](int row) { return static_cast<size_t>(row * job.heads); };
     float* p = job.p + query(first) * kPagePositions;
-    const int n = (job.rows - first) * job.heads;
+    const int n = (last - first) * job.heads;
     std::fill_n(p, static_cast<size_t>(n) * kPagePositions, 0.0f);
     table_.lowrank[type]({keys(job, data, direct), kPagePositions, job.d, n,
                           job.q + query(first) * static_cast<size_t>(job.d), static_cast<size_t>(job.d), p,
-                          kPagePositions, 0, columns});
-    const void* v = nullptr;
-    for (int row = first; row < job.rows;) {  // rows that see as much of the page together
+                          kPagePositions, low(first) / 32 * 32, columns});
+    const uint8_t* v = nullptr;
+    for (int row = first; row < last;) {  // rows that see the same of the page together
       int next = row + 1;
-      while (next < job.rows && seen(next) == seen(row)) ++next;
-      const int m = (next - row) * job.heads;
-      float *scores = job.p + query(row) * kPagePositions, *state = states + query(row) * size;
-      table_.softmax_page(scores, seen(row), m, job.scale, state, size, job.d);
-      if (!v) v = values(job, data, most, direct);  // only now: it takes the place of the keys
-      table_.lowrank[type]({v, job.d, seen(row), m, scores, kPagePositions, state, size, 0, job.d});
+      while (next < last && seen(next) == seen(row) && low(next) == low(row)) ++next;
+      const int m = (next - row) * job.heads, count = seen(row) - low(row);
+      float *scores = job.p + query(row) * kPagePositions + low(row), *state = states + query(row) * size;
+      for (int i = 0; job.cap > 0.0f && i < m; ++i)
+        table_.soft_cap(scores + i * kPagePositions, job.scale, job.cap, count);
+      table_.softmax_page(scores, count, m, job.cap > 0.0f ? 1.0f : job.scale, state, size, job.d);
+      if (!v) v = static_cast<const uint8_t*>(values(job, data, most, direct));  // only now: it takes the keys' place
+      const size_t below = static_cast<size_t>(low(row)) * row_bytes(static_cast<DType>(type), size_t(job.d));
+      table_.lowrank[type]({v + below, job.d, count, m, scores, kPagePositions, state, size, 0, job.d});
       row = next;
     }
   }
@@ -129,7 +138,7 @@ void Attention::find_blocks(const std::vector<RowPlace>& rows, int most) {
 }
 
 void Attention::run(const Config& c, const KvLayout& kv, int layer, const std::vector<RowPlace>& rows, const float* q,
-                    float* out) {
+                    size_t ldq, float* out) {
   const int heads = c.n_head / c.n_head_kv, d = c.head_dim, most_rows = std::max(1, kQueries / heads);
   find_blocks(rows, most_rows);
   const size_t size = state_size(d), most = static_cast<size_t>(most_rows * heads), dd = static_cast<size_t>(d);
@@ -137,7 +146,7 @@ void Attention::run(const Config& c, const KvLayout& kv, int layer, const std::v
   const size_t per_thread = most * (dd + kPagePositions + 2 * size) + dd * kPagePositions;
   float* scratch = scratch_.get<float>(per_thread * static_cast<size_t>(pool_.size()));
   const auto spans_of = [&](const Block& b) {
-    return (rows[size_t(b.end) - 1].position / kPagePositions) / kSpanPages + 1;
+    return (rows[size_t(b.end) - 1].seen - 1) / kPagePositions / kSpanPages + 1;
   };
   const auto job_of = [&](const Block& b, int h, int thread) {
     Job job{};
@@ -149,21 +158,28 @@ void Attention::run(const Config& c, const KvLayout& kv, int layer, const std::v
     job.rows = b.end - b.begin;
     job.heads = heads;
     job.d = d;
-    job.n_pos = first.position + 1;
-    job.scale = 1.0f / std::sqrt(static_cast<float>(d));
+    job.n_pos = first.seen;
+    job.step = c.causal ? 1 : 0;
+    job.window = c.layers[static_cast<size_t>(layer)].window;
+    job.scale = c.attention_scale;
+    job.cap = c.attention_cap;
     job.q = scratch + per_thread * static_cast<size_t>(thread);
     job.p = job.q + most * dd;
     job.page = job.p + most * kPagePositions;
     for (int row = 0; row < job.rows; ++row)
-      std::copy_n(q + (size_t(b.begin + row) * size_t(c.n_head) + size_t(h * heads)) * dd, size_t(heads) * dd,
+      std::copy_n(q + size_t(b.begin + row) * ldq + size_t(h * heads) * dd, size_t(heads) * dd,
                   job.q + size_t(row * heads) * dd);
     return job;
   };
-  // The states of the rows that see more than the spans before.
+  const auto first_span = [&](const Job& job, int row) { return begin_of(job, row) / (kSpanPages * kPagePositions); };
+  // The states of the rows that see more than the spans before: merged, or taken over where a row begins here.
   const auto merge = [&](const Job& job, int s, float* states, const float* later) {
     const int from = std::max(0, s * kSpanPages * kPagePositions - job.n_pos + 1);
-    for (int i = from * heads; i < job.rows * heads; ++i)
-      table_.softmax_merge(states + size_t(i) * size, later + size_t(i) * size, d);
+    for (int i = from * heads; i < job.rows * heads; ++i) {
+      const int begun = first_span(job, i / heads);
+      if (begun < s) table_.softmax_merge(states + size_t(i) * size, later + size_t(i) * size, d);
+      if (begun == s) std::copy_n(later + size_t(i) * size, size, states + size_t(i) * size);
+    }
   };
   const auto finish = [&](const Block& b, int h, const float* states) {
     for (int i = 0; i < (b.end - b.begin) * heads; ++i) {
@@ -189,8 +205,10 @@ void Attention::run(const Config& c, const KvLayout& kv, int layer, const std::v
       const Block& b = blocks_[size_t(task / c.n_head_kv)];
       const int h = task % c.n_head_kv;
       const Job job = job_of(b, h, thread);
-      float* states = parts + size_t(task * n_spans) * part;
-      for (int s = 1; s < spans_of(b); ++s) merge(job, s, states, states + size_t(s) * part);
+      const float* all = parts + size_t(task * n_spans) * part;
+      const int first = first_span(job, 0);
+      float* states = parts + size_t(task * n_spans + first) * part;
+      for (int s = first + 1; s < spans_of(b); ++s) merge(job, s, states, all + size_t(s) * part);
       finish(b, h, states);
     });
     return;
@@ -200,8 +218,9 @@ void Attention::run(const Config& c, const KvLayout& kv, int layer, const std::v
     const int h = task % c.n_head_kv;
     const Job job = job_of(b, h, thread);
     float *states = job.page + dd * kPagePositions, *later = states + most * size;
-    span(job, 0, states);
-    for (int s = 1; s < spans_of(b); ++s) {
+    const int first = first_span(job, 0);
+    span(job, first * kSpanPages, states);
+    for (int s = first + 1; s < spans_of(b); ++s) {
       span(job, s * kSpanPages, later);
       merge(job, s, states, later);
     }

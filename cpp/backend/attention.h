@@ -5,6 +5,7 @@
 // on how the work is cut.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "backend/backend.h"
@@ -22,9 +23,9 @@ class Attention {
 
   // k and v [n_head_kv, head_dim] of one position.
   void store(const KvLayout& kv, int layer, const RowPlace& row, const float* k, const float* v) const;
-  // q, out [rows, n_head, head_dim].
+  // q [rows, n_head, head_dim], rows ldq apart; out [rows, n_head, head_dim].
   void run(const Config& c, const KvLayout& kv, int layer, const std::vector<RowPlace>& rows, const float* q,
-           float* out);
+           size_t ldq, float* out);
   size_t n_bytes() const { return parts_.size() + scratch_.size(); }
 
  private:
@@ -38,13 +39,19 @@ class Attention {
     const uint8_t* const* pages;
     size_t k_offset, v_offset;
     int rows, heads, d;
-    int n_pos;  // of the first row, itself included; each row sees one more than the one before
-    float scale;
+    int n_pos;   // that the first row sees; each row sees `step` more than the one before
+    int step;    // 1, or 0 in an encoder
+    int window;  // of these it sees the last `window`; 0: all
+    float scale, cap;
     float* q;     // [rows, heads, d]
     float* p;     // [rows, heads, kPagePositions]
     float* page;  // [d, kPagePositions] or [kPagePositions, d] of K or V as f32
   };
 
+  // The first position that a row sees.
+  static int begin_of(const Job& job, int row) {
+    return job.window > 0 ? std::max(0, job.n_pos + row * job.step - job.window) : 0;
+  }
   void span(const Job& job, int first_page, float* states) const;
   const void* keys(const Job& job, const uint8_t* page, bool direct) const;
   const void* values(const Job& job, const uint8_t* page, int count, bool direct) const;

@@ -116,7 +116,7 @@ double matmul_q8(int m, int n, int k, int threads, double seconds) {
   const std::vector<BlockQ8_0> w(static_cast<size_t>(n) * blocks, block);
   const std::vector<int8_t> xq(rows * depth, 7);
   const std::vector<float> xd(rows * blocks, 0.01f);
-  const std::vector<int32_t> xs(rows * blocks, 7 * kBlock);
+  const std::vector<int16_t> xs(rows * blocks * 2, 7 * kBlock / 2);
   std::vector<float> y(rows * static_cast<size_t>(n));
   std::vector<uint8_t> scratch(static_cast<size_t>(pool.size()) * kScratchBytes + 64);
   uint8_t* aligned = scratch.data() + (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64);

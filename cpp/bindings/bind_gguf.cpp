@@ -1,6 +1,9 @@
+#include <limits>
+
 #include "base/error.h"
 #include "bindings/bindings.h"
 #include "formats/gguf.h"
+#include "kernels/kernels.h"
 
 namespace lora_edge {
 namespace {
@@ -81,6 +84,25 @@ py::array tensor(const py::object& self, const py::str& key) {
   return view;
 }
 
+// Rows [first, last) of a tensor of any type that the kernels read, as float32.
+py::array_t<float> rows(const GgufFile& file, const py::str& key, size_t first, size_t last) {
+  const std::string name = bytes(key);
+  const GgufTensor* t = file.find_tensor(name);
+  if (!t) fail_input("[gguf] '", file.path(), "' has no tensor '", clip(name), "'");
+  const DType type = file.dtype(*t);
+  const size_t k = static_cast<size_t>(t->shape.back()), n = static_cast<size_t>(t->n_elements()) / k;
+  if (first > last || last > n)
+    fail_input("[gguf] tensor '", clip(name), "' has ", n, " rows, not ", first, " to ", last);
+  if (k > static_cast<size_t>(std::numeric_limits<int>::max()))
+    fail_input("[gguf] tensor '", clip(name), "' has rows of ", k);
+  py::array_t<float> out({static_cast<py::ssize_t>(last - first), static_cast<py::ssize_t>(k)});
+  float* to = out.mutable_data();
+  const py::gil_scoped_release release;
+  for (size_t i = first; i < last; ++i, to += k)
+    active_table().dequantize[static_cast<int>(type)](t->data + i * row_bytes(type, k), to, static_cast<int>(k));
+  return out;
+}
+
 }  // namespace
 
 void bind_gguf(py::module_& m) {
@@ -92,7 +114,8 @@ void bind_gguf(py::module_& m) {
       .def_property_readonly("version", &GgufFile::version)
       .def("metadata", metadata)
       .def("tensors", tensors)
-      .def("tensor", tensor, py::arg("name"));
+      .def("tensor", tensor, py::arg("name"))
+      .def("rows", rows, py::arg("name"), py::arg("first"), py::arg("last"));
 }
 
 }  // namespace lora_edge

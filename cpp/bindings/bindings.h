@@ -9,6 +9,9 @@ namespace lora_edge {
 
 namespace py = pybind11;
 
+class Model;
+using ModelClass = py::class_<Model, std::shared_ptr<Model>>;
+
 // The bytes of a path given as str, bytes or os.PathLike, whatever bytes its name holds. ValueError: a NUL in it.
 inline std::string path_bytes(const py::object& path) {
   PyObject* bytes = nullptr;
@@ -16,10 +19,16 @@ inline std::string path_bytes(const py::object& path) {
   return py::reinterpret_steal<py::bytes>(bytes);
 }
 
+struct Config;
+// The choices and constants of a model's layers that its shape doesn't say, as Config names them.
+py::dict block(const Config& config);
+
 void bind_adapter(py::module_& m);
 void bind_gguf(py::module_& m);
+void bind_cuda(py::module_& m);
 void bind_model(py::module_& m);
 void bind_probe(py::module_& m);
+void bind_products(ModelClass& model);
 void bind_sampler(py::module_& m);
 
 }  // namespace lora_edge

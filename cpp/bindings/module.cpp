@@ -62,6 +62,7 @@ PYBIND11_MODULE(_core, m) {
   });
   bind_gguf(m);
   bind_adapter(m);
+  bind_cuda(m);
   bind_model(m);
   bind_probe(m);
   bind_sampler(m);

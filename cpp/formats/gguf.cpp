@@ -258,11 +258,22 @@ DType GgufFile::dtype(const GgufTensor& tensor) const {
   switch (tensor.type) {
     case 0: return DType::f32;
     case 1: return DType::f16;
+    case 2: return DType::q4_0;
+    case 3: return DType::q4_1;
+    case 6: return DType::q5_0;
+    case 7: return DType::q5_1;
     case 8: return DType::q8_0;
+    case 10: return DType::q2_k;
+    case 11: return DType::q3_k;
+    case 12: return DType::q4_k;
+    case 13: return DType::q5_k;
+    case 14: return DType::q6_k;
+    case 20: return DType::iq4_nl;
     case 30: return DType::bf16;
     default:
       fail_input("[gguf] '", path(), "': tensor '", clip(tensor.name), "' has type ", tensor.type_name,
-                 ", which is not supported: convert the model with type F32, F16, BF16 or Q8_0");
+                 ", which is not supported: convert the model with type F32, F16, BF16 or Q8_0, or take a file in "
+                 "Q4_0, Q4_K_M or another of Q4_0 to Q6_K");
   }
 }
 

@@ -1,113 +1,128 @@
 #include "runtime/config.h"
 
 #include <cmath>
-#include <optional>
 
 #include "base/error.h"
+#include "runtime/metadata.h"
 
 namespace lora_edge {
 namespace {
 
-class Metadata {
- public:
-  Metadata(const GgufFile& file, std::string arch) : file_(file), arch_(std::move(arch)) {}
-
-  std::optional<double> number(const std::string& suffix) const {
-    const std::string key = arch_ + "." + suffix;
-    const GgufValue* v = file_.find_value(key);
-    if (!v) return std::nullopt;
-    if (const auto* u = std::get_if<uint64_t>(v)) return static_cast<double>(*u);
-    if (const auto* i = std::get_if<int64_t>(v)) return static_cast<double>(*i);
-    if (const auto* d = std::get_if<double>(v)) return *d;
-    if (const auto* a = std::get_if<GgufArray>(v)) return uniform(key, *a);
-    fail_input("[model] metadata '", key, "' must be a number");
-  }
-
-  int integer(const std::string& suffix, int low, int high, std::optional<int> absent = std::nullopt) const {
-    const auto v = number(suffix);
-    if (!v && absent) return *absent;
-    if (!v) fail_input("[model] metadata '", arch_, ".", suffix, "' is missing");
-    if (!(*v >= low && *v <= high) || *v != std::floor(*v))
-      fail_input("[model] metadata '", arch_, ".", suffix, "' is ", *v, ", not an integer from ", low, " to ", high);
-    return static_cast<int>(*v);
-  }
-
-  double positive(const std::string& suffix, std::optional<double> absent = std::nullopt) const {
-    const auto v = number(suffix);
-    if (!v && absent) return *absent;
-    if (!v) fail_input("[model] metadata '", arch_, ".", suffix, "' is missing");
-    if (!(*v >= 1e-30 && *v <= 1e30))  // what float32 holds with room to spare
-      fail_input("[model] metadata '", arch_, ".", suffix, "' is ", *v, ", not a positive number from 1e-30 to 1e30");
-    return *v;
-  }
-
-  std::string string(const std::string& suffix) const {
-    const GgufValue* v = file_.find_value(arch_ + "." + suffix);
-    const auto* s = v ? std::get_if<std::string_view>(v) : nullptr;
-    return s ? std::string(*s) : std::string();
-  }
-
- private:
-  // Some writers give one number per layer.
-  double uniform(const std::string& key, const GgufArray& a) const {
-    if ((a.type != GgufType::u32 && a.type != GgufType::i32) || a.count == 0)
-      fail_input("[model] metadata '", key, "' must be a number or a list of 32-bit integers");
-    uint32_t first = 0;
-    std::memcpy(&first, a.data, 4);
-    for (uint64_t i = 1; i < a.count; ++i)
-      if (std::memcmp(a.data + 4 * i, a.data, 4) != 0)
-        fail_input("[model] metadata '", key, "' differs between layers, which is not supported");
-    return first;
-  }
-
-  const GgufFile& file_;
-  std::string arch_;
+// What an architecture is beyond the numbers that all files have; `c` holds these and llama's choices but for the order
+// of rotated pairs. Keys, tensors and values are as llama.cpp's converter writes them.
+struct Architecture {
+  const char* name;
+  void (*choose)(const Metadata&, Config&);
+  int window_period = 0;  // of the layers with a window, where the file has no pattern; see Metadata::layers
+  bool own_rope = false;  // layers with a window rotate by a base of their own, unscaled
+  int no_rope_step = 0;   // every so many layers one has no rotation
 };
 
-std::string string_value(const GgufFile& file, const std::string& key) {
-  const GgufValue* v = file.find_value(key);
-  const auto* s = v ? std::get_if<std::string_view>(v) : nullptr;
-  return s ? std::string(*s) : std::string();
+void llama(const Metadata&, Config& c) { c.rope_interleaved = true; }
+void qwen2(const Metadata&, Config&) {}
+void qwen3(const Metadata&, Config& c) { c.qk_norm = QkNorm::shared; }
+
+// Gemma's files hold 1 + w of its norms. They don't say by what scores are scaled: the head's width, but in the largest
+// models n_embd / n_head.
+void gemma(const Metadata& meta, Config& c, int largest) {
+  c.post_norm = true;
+  c.activation = Activation::gelu_tanh;
+  c.embedding_scale = std::sqrt(static_cast<float>(c.n_embd));
+  if (c.n_layer == largest) c.attention_scale = 1.0f / std::sqrt(static_cast<float>(c.n_embd / c.n_head));
+  c.attention_cap = meta.positive_or_zero("attn_logit_softcapping", c.attention_cap);
+  c.logit_cap = meta.positive_or_zero("final_logit_softcapping", c.logit_cap);
 }
 
-// Frequencies of RoPE (Su et al. 2021): base^(-2i / n_rot), divided by linear position scaling (Chen et al. 2023) and
-// by llama3's per-frequency factors, which GGUF stores as the tensor rope_freqs.weight. They are rounded to float32
-// step by step as in transformers, with whose angles models are trained: at position 10,000 float32's own rounding of
-// an angle is 5e-4.
-std::vector<float> frequencies(const GgufFile& file, const Config& c) {
-  std::vector<float> out(static_cast<size_t>(c.n_rot / 2));
-  for (size_t i = 0; i < out.size(); ++i) {
-    const float exponent = static_cast<float>(2 * i) / static_cast<float>(c.n_rot);
-    out[i] = 1.0f / static_cast<float>(std::pow(c.rope_base, exponent)) / static_cast<float>(c.rope_linear);
-  }
-  const GgufTensor* factors = file.find_tensor("rope_freqs.weight");
-  if (!factors) return out;
-  if (factors->type != 0 || factors->shape.size() != 1 || factors->shape[0] != out.size())
-    fail_input("[model] tensor 'rope_freqs.weight' must be F32 with ", out.size(), " elements");
-  for (size_t i = 0; i < out.size(); ++i) {
-    float factor;
-    std::memcpy(&factor, factors->data + 4 * i, 4);
-    if (!(factor > 0)) fail_input("[model] tensor 'rope_freqs.weight' holds ", factor, ", not a positive factor");
-    out[i] /= factor;
-  }
-  return out;
+void gemma2(const Metadata& meta, Config& c) {
+  c.attention_cap = 50.0f;
+  c.logit_cap = 30.0f;
+  if (!meta.has("attention.sliding_window")) c.window = 4096;
+  gemma(meta, c, 46);
 }
 
-}  // namespace
+void gemma3(const Metadata& meta, Config& c) {
+  c.qk_norm = QkNorm::shared;
+  gemma(meta, c, 62);
+}
 
-Config read_config(const GgufFile& file) {
-  Config c{};
-  if (string_value(file, "general.type") == "adapter")
-    fail_input("[model] '", file.path(),
-               "' is an adapter, not a model: load a base model and pass this as its adapter");
-  c.arch = string_value(file, "general.architecture");
-  c.name = string_value(file, "general.name");
-  if (c.arch != "llama" && c.arch != "qwen2" && c.arch != "qwen3")
-    fail_input("[model] architecture '", clip(c.arch), "' is not supported; llama, qwen2 and qwen3 are");
-  const Metadata meta(file, c.arch);
-  if (meta.integer("expert_count", 0, 1 << 16, 0) > 0)
-    fail_input("[model] mixture-of-experts models are not supported");
+void phi3(const Metadata&, Config& c) { c.fused_qkv = c.fused_gate_up = true; }
 
+void gpt2(const Metadata&, Config& c) {
+  c.norm = Norm::layer;
+  c.activation = Activation::gelu_tanh;
+  c.gated = false;
+  c.fused_qkv = true;
+  c.learned_positions = true;
+}
+
+void olmo2(const Metadata&, Config& c) {
+  c.pre_norm = false;
+  c.post_norm = true;
+  c.qk_norm = QkNorm::whole;
+}
+
+void granite(const Metadata& meta, Config& c) {
+  if (!meta.flag("rope.scaling.finetuned", true))
+    fail_input("[model] granite without rotary positions (metadata 'granite.rope.scaling.finetuned') is not supported");
+  c.rope_interleaved = true;
+  c.embedding_scale = static_cast<float>(meta.positive("embedding_scale", 1.0));
+  c.residual_scale = static_cast<float>(meta.positive("residual_scale", 1.0));
+  c.logit_scale = 1.0f / static_cast<float>(meta.positive("logit_scale"));
+}
+
+void stablelm(const Metadata& meta, Config& c) {
+  c.norm = Norm::layer;
+  // Some files say it where they don't mean it: what counts is that there is no second norm.
+  c.parallel = meta.flag("use_parallel_residual", true) && !meta.file().find_tensor("blk.0.ffn_norm.weight");
+  if (meta.file().find_tensor("blk.0.attn_q_norm.weight")) c.qk_norm = QkNorm::per_head;
+}
+
+void smollm3(const Metadata&, Config& c) { c.rope_interleaved = true; }
+
+// BERT and RoBERTa: encoders.
+void bert(const Metadata& meta, Config& c) {
+  if (meta.flag("attention.causal", false))
+    fail_input("[model] '", meta.file().path(), "' is a causal bert: not supported");
+  c.causal = false;
+  c.norm = Norm::layer;
+  c.pre_norm = false;
+  c.sum_norm = true;
+  c.embedding_norm = true;
+  c.activation = Activation::gelu_erf;
+  c.gated = false;
+  c.learned_positions = true;
+  const GgufTensor* parts = meta.file().find_tensor("token_types.weight");
+  if (!parts) return;
+  if (parts->shape.size() != 2 || parts->shape[0] < 1 || parts->shape[0] > 1024)
+    fail_input("[model] tensor 'token_types.weight' has a wrong shape");
+  c.n_parts = static_cast<int>(parts->shape[0]);
+}
+
+constexpr Architecture kArchitectures[] = {
+    {"llama", llama},
+    {"qwen2", qwen2},
+    {"qwen3", qwen3},
+    {"gemma2", gemma2, 2},
+    {"gemma3", gemma3, 6, true},
+    {"phi3", phi3},
+    {"gpt2", gpt2},
+    {"olmo2", olmo2, 4},
+    {"granite", granite},
+    {"stablelm", stablelm},
+    {"smollm3", smollm3, 0, false, 4},
+    {"bert", bert},
+};
+
+const Architecture& find_architecture(const std::string& name) {
+  std::string known;
+  for (const Architecture& a : kArchitectures) {
+    if (name == a.name) return a;
+    known += concat(known.empty() ? "" : &a == std::end(kArchitectures) - 1 ? " and " : ", ", a.name);
+  }
+  fail_input("[model] architecture '", clip(name), "' is not supported; ", known, " are");
+}
+
+void read_shape(const Metadata& meta, Config& c) {
   c.n_layer = meta.integer("block_count", 1, 1024);
   c.n_embd = meta.integer("embedding_length", 1, 1 << 17);
   c.n_head = meta.integer("attention.head_count", 1, 1 << 12);
@@ -115,7 +130,6 @@ Config read_config(const GgufFile& file) {
   c.n_ff = meta.integer("feed_forward_length", 1, 1 << 20);
   c.n_ctx_train = meta.integer("context_length", 1, kMaxContext);
   c.window = meta.integer("attention.sliding_window", 0, kMaxContext, 0);
-  if (c.window > 0 && c.window < c.n_ctx_train) c.n_ctx_train = c.window;
   if (c.n_head % c.n_head_kv != 0)
     fail_input("[model] ", c.n_head, " heads can't share ", c.n_head_kv, " KV heads evenly");
   if (!meta.number("attention.key_length") && c.n_embd % c.n_head != 0)
@@ -123,24 +137,58 @@ Config read_config(const GgufFile& file) {
   c.head_dim = meta.integer("attention.key_length", 2, 1 << 12, c.n_embd / c.n_head);
   if (meta.integer("attention.value_length", 1, 1 << 12, c.head_dim) != c.head_dim)
     fail_input("[model] keys and values of different lengths are not supported");
-  c.rms_eps = static_cast<float>(meta.positive("attention.layer_norm_rms_epsilon"));
+  c.attention_scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
 
-  c.rope_interleaved = c.arch == "llama";
-  c.n_rot = meta.integer("rope.dimension_count", 2, c.head_dim, c.head_dim);
-  if (c.n_rot % 2 != 0) fail_input("[model] rope.dimension_count is ", c.n_rot, ", an odd number");
-  c.rope_base = meta.positive("rope.freq_base", 10000.0);
-  const std::string scaling = meta.string("rope.scaling.type");
-  if (!scaling.empty() && scaling != "none" && scaling != "linear")
-    fail_input("[model] RoPE scaling '", clip(scaling), "' is not supported; none, linear and llama3's factors are");
-  c.rope_linear =
-      scaling == "none" ? 1.0 : meta.positive("rope.scaling.factor", meta.positive("rope.scale_linear", 1.0));
-  c.inv_freq = frequencies(file, c);
-
-  const GgufTensor* embd = file.find_tensor("token_embd.weight");
-  if (!embd) fail_input("[model] tensor 'token_embd.weight' is missing: '", file.path(), "' holds no weights");
+  const GgufTensor* embd = meta.file().find_tensor("token_embd.weight");
+  if (!embd) fail_input("[model] tensor 'token_embd.weight' is missing: '", meta.file().path(), "' holds no weights");
   if (embd->shape.size() != 2 || embd->shape[0] > (1u << 24))
     fail_input("[model] tensor 'token_embd.weight' has a wrong shape");
   c.n_vocab = static_cast<int>(embd->shape[0]);
+}
+
+// Windows and rotations of the layers.
+void read_positions(const Metadata& meta, const Architecture& architecture, int n_ctx, Config& c) {
+  if (n_ctx == 0) n_ctx = c.n_ctx_train;
+  const auto windowed = meta.layers("attention.sliding_window_pattern", c.n_layer, architecture.window_period);
+  for (int i = 0; i < c.n_layer; ++i) c.layers.push_back({windowed[size_t(i)] ? c.window : 0, 0});
+  c.rope_base = meta.positive("rope.freq_base", 10000.0);
+  c.rope_linear = linear_rope_scale(meta);
+  if (c.learned_positions) {
+    c.n_ctx_max = c.n_ctx_train;
+    for (LayerConfig& layer : c.layers) layer.rope = -1;
+    return;
+  }
+  c.n_rot = meta.integer("rope.dimension_count", 2, c.head_dim, c.head_dim);
+  if (c.n_rot % 2 != 0) fail_input("[model] rope.dimension_count is ", c.n_rot, ", an odd number");
+  c.ropes.push_back(read_rope(meta, c.n_rot, c.rope_base, true, n_ctx));
+  if (architecture.own_rope && c.window > 0) {
+    c.ropes.push_back(read_rope(meta, c.n_rot, meta.positive("rope.freq_base_swa", 10000.0), false, n_ctx));
+    for (LayerConfig& layer : c.layers) layer.rope = layer.window > 0 ? 1 : 0;
+  }
+  const size_t step = static_cast<size_t>(architecture.no_rope_step);
+  for (size_t i = step; step > 0 && i <= c.layers.size(); i += step) c.layers[i - 1].rope = -1;
+}
+
+}  // namespace
+
+Config read_config(const GgufFile& file, int n_ctx) {
+  Config c{};
+  if (string_value(file, "general.type") == "adapter")
+    fail_input("[model] '", file.path(),
+               "' is an adapter, not a model: load a base model and pass this as its adapter");
+  c.arch = string_value(file, "general.architecture");
+  c.name = string_value(file, "general.name");
+  const Architecture& architecture = find_architecture(c.arch);
+  const Metadata meta(file, c.arch);
+  if (meta.integer("expert_count", 0, 1 << 16, 0) > 0)
+    fail_input("[model] mixture-of-experts models are not supported");
+  read_shape(meta, c);
+  architecture.choose(meta, c);
+  c.norm_eps = static_cast<float>(
+      meta.positive(c.norm == Norm::rms ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon"));
+  const float scale = meta.positive_or_zero("attention.scale", 0.0);
+  if (scale != 0.0f) c.attention_scale = scale;
+  read_positions(meta, architecture, n_ctx, c);
   return c;
 }
 

@@ -1,7 +1,5 @@
 #include "runtime/kv_cache.h"
 
-#include <new>
-
 #include "kernels/kernels.h"
 
 namespace lora_edge {
@@ -16,20 +14,21 @@ size_t KvLayout::offset(int layer, int head, bool value) const {
   return (index + (value ? 1 : 0)) * block;
 }
 
-KvPage::KvPage(size_t n_bytes, std::shared_ptr<std::atomic<size_t>> total)
-    : data_(static_cast<uint8_t*>(::operator new(n_bytes, std::align_val_t{64}))),
+// Its zeros count: positions not yet stored are read, though nothing is made of them.
+KvPage::KvPage(Memory& memory, size_t n_bytes, std::shared_ptr<std::atomic<size_t>> total)
+    : memory_(memory),
+      data_(static_cast<uint8_t*>(memory.allocate(n_bytes))),
       n_bytes_(n_bytes),
       total_(std::move(total)) {
-  std::memset(data_, 0, n_bytes_);  // positions not yet stored are read, though nothing is made of them
   total_->fetch_add(n_bytes_);
 }
 
-KvPage::KvPage(const KvPage& other) : KvPage(other.n_bytes_, other.total_) {
-  std::memcpy(data_, other.data_, n_bytes_);
+KvPage::KvPage(const KvPage& other) : KvPage(other.memory_, other.n_bytes_, other.total_) {
+  memory_.copy(data_, other.data_, n_bytes_);
 }
 
 KvPage::~KvPage() {
-  ::operator delete(data_, std::align_val_t{64});
+  memory_.release(data_);
   total_->fetch_sub(n_bytes_);
 }
 
@@ -40,7 +39,7 @@ void KvCache::reserve(int n) {
   raw_.reserve(needed);
   for (size_t p = first; p < needed; ++p) {
     if (p == pages_.size()) {
-      pages_.push_back(std::make_shared<KvPage>(layout_->page_bytes, total_));
+      pages_.push_back(std::make_shared<KvPage>(*memory_, layout_->page_bytes, total_));
       raw_.push_back(pages_.back()->data());
     } else if (pages_[p].use_count() > 1) {
       pages_[p] = std::make_shared<KvPage>(*pages_[p]);

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "backend/memory.h"
 #include "formats/blocks.h"
 #include "runtime/config.h"
 
@@ -25,13 +26,14 @@ struct KvLayout {
 
 class KvPage {
  public:
-  KvPage(size_t n_bytes, std::shared_ptr<std::atomic<size_t>> total);
+  KvPage(Memory& memory, size_t n_bytes, std::shared_ptr<std::atomic<size_t>> total);
   KvPage(const KvPage& other);
   ~KvPage();
   KvPage& operator=(const KvPage&) = delete;
   uint8_t* data() const { return data_; }
 
  private:
+  Memory& memory_;
   uint8_t* data_;
   size_t n_bytes_;
   std::shared_ptr<std::atomic<size_t>> total_;  // bytes of all live pages of a model
@@ -39,8 +41,8 @@ class KvPage {
 
 class KvCache {
  public:
-  KvCache(const KvLayout& layout, std::shared_ptr<std::atomic<size_t>> total)
-      : layout_(&layout), total_(std::move(total)) {}
+  KvCache(Memory& memory, const KvLayout& layout, std::shared_ptr<std::atomic<size_t>> total)
+      : memory_(&memory), layout_(&layout), total_(std::move(total)) {}
 
   int length() const { return length_; }
   // Makes [length, length + n) writable: new pages, and copies of those that a fork shares.
@@ -51,6 +53,7 @@ class KvCache {
   uint8_t* page(int position) const;
 
  private:
+  Memory* memory_;
   const KvLayout* layout_;
   std::shared_ptr<std::atomic<size_t>> total_;
   std::vector<std::shared_ptr<KvPage>> pages_;

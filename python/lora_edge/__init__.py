@@ -16,8 +16,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .adapter import Adapter
     from .api import generate, load, runtime_info
+    from .compare import VerifyReport, verify
+    from .convert.extract import ExtractReport, extract
+    from .convert.merge import MergeReport, merge
+    from .fitting import FitReport, fit
     from .generation import Completion, Timings, Token
     from .model import Model
+    from .planning import MemoryPlan, plan
     from .sequence import Sequence
 
 __version__ = "0.1.0"
@@ -25,25 +30,45 @@ __version__ = "0.1.0"
 _HOME = {
     "Adapter": "adapter",
     "Completion": "generation",
+    "ExtractReport": "convert.extract",
+    "FitReport": "fitting.repair",
+    "MemoryPlan": "planning",
+    "MergeReport": "convert.merge",
     "Model": "model",
     "Sequence": "sequence",
     "Timings": "generation",
     "Token": "generation",
+    "VerifyReport": "compare.verification",
+    "extract": "convert.extract",
+    "fit": "fitting.repair",
     "generate": "api",
     "load": "api",
+    "merge": "convert.merge",
+    "plan": "planning",
     "runtime_info": "api",
+    "verify": "compare.verification",
 }
 
 __all__ = [
     "Adapter",
     "Completion",
+    "ExtractReport",
+    "FitReport",
+    "MemoryPlan",
+    "MergeReport",
     "Model",
     "Sequence",
     "Timings",
     "Token",
+    "VerifyReport",
+    "extract",
+    "fit",
     "generate",
     "load",
+    "merge",
+    "plan",
     "runtime_info",
+    "verify",
 ]
 
 

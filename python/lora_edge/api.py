@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence as Seq
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from . import _core, builtin
+from . import _core, builtin, hub
 from .adapter import AdapterSpec
+from .devices import devices
 from .generation import Token
 from .model import Model
 from .options import DEFAULT_MAX_TOKENS, OptionArgs, Speculative, Stop
@@ -31,31 +32,31 @@ def load(
     kv_type: str = "auto",
     pin: bool = False,
 ) -> Model:
-    """Loads a model: a .gguf file, a folder in Hugging Face's layout (converted once, into the user's cache), or
-    "builtin" (None), which has its adapters loaded already.
+    """Loads a model: a .gguf file, a folder in Hugging Face's layout (converted once, into the user's cache), a name on
+    the hub (hf://owner/name[@revision][:file or quantisation], extra `hub`), or "builtin" (None), which has its
+    adapters loaded already.
 
     n_ctx: context in tokens, by default as trained; it allocates nothing until used. threads: by default one per
-    (big) core. device: "auto" or "cpu". kv_type: "auto" (f32 for F32 files, else f16), "f32", "f16" or "q8_0" (half of
-    f16's memory, for long contexts; rounds keys and values to 8 bits). pin: keeps each thread that the model starts
-    on a (big) core of its own; by default they run where the system likes, which suits a machine that does other work.
-    A context manager. FileNotFoundError, or ValueError that names what is wrong with the file.
+    (big) core. device: "cpu", "cuda" (the first GPU), "cuda:1" ...; "auto": the first GPU, if it passes a self-test and
+    keeps this model's types of weights, else the CPU. kv_type: "auto" (f32 for F32 files, else f16), "f32", "f16" or
+    "q8_0" (half of f16's memory, for long contexts; rounds keys and values to 8 bits). pin: keeps each thread that the
+    model starts on a (big) core of its own; by default they run where the system likes, which suits a machine that
+    does other work.
+    A context manager. FileNotFoundError, or ValueError that names what is wrong with the file; RuntimeError: the device
+    asked for can't be used.
     """
-    if device not in ("auto", "cpu"):
-        raise ValueError(f"device {device!r} is not available in this build; 'auto' and 'cpu' are")
     if path_or_name is None or path_or_name == builtin.NAME:
-        model = Model(builtin.base(), n_ctx=n_ctx, threads=threads, kv_type=kv_type, pin=pin)
+        model = Model(builtin.base(), n_ctx=n_ctx, threads=threads, kv_type=kv_type, pin=pin, device=device)
         for name, path in builtin.adapters().items():
             model.load_adapter(path, name=name)
         return model
-    if isinstance(path_or_name, str) and path_or_name.startswith("hf://"):
-        raise ValueError("hf:// names are not supported yet: download the model and give its path")
-    path = Path(path_or_name)
+    path = Path(hub.local(path_or_name))
     if path.is_dir():
-        path = _gguf_of_folder(path)
-    return Model(path, n_ctx=n_ctx, threads=threads, kv_type=kv_type, pin=pin)
+        path = _gguf_of_folder(path, hub.title(path_or_name))
+    return Model(path, n_ctx=n_ctx, threads=threads, kv_type=kv_type, pin=pin, device=device)
 
 
-def _gguf_of_folder(folder: Path) -> Path:
+def _gguf_of_folder(folder: Path, name: str | None) -> Path:
     files = sorted(folder.glob("*.gguf"))
     if len(files) == 1:
         return files[0]
@@ -65,7 +66,7 @@ def _gguf_of_folder(folder: Path) -> Path:
         raise ValueError(f"{folder} is an adapter, not a model: load its base and pass this as the adapter")
     from .convert import cached_conversion
 
-    return cached_conversion(folder)
+    return cached_conversion(folder, name=name)
 
 
 @overload
@@ -129,8 +130,7 @@ def generate(
 
 
 def _load_cached(path: str | os.PathLike[str] | None) -> Model:
-    if isinstance(path, str) and path.startswith("hf://"):
-        return load(path)
+    path = hub.local(path)
     name = os.path.abspath(path) if path is not None and path != builtin.NAME else builtin.base()
     info = os.stat(name)
     key = (os.fspath(name), info.st_mtime_ns, info.st_size)
@@ -149,6 +149,7 @@ def _load_adapters(model: Model, adapter: AdapterSpec | os.PathLike[str]) -> Ada
     out: dict[str, float] = {}
     for entry, weight in weights.items():
         if entry not in model.adapters:
+            entry = os.fspath(hub.local(entry))
             if not os.path.exists(entry):
                 known = ", ".join(sorted(model.adapters)) or "none"
                 raise FileNotFoundError(f"adapter {entry!r} is neither a loaded adapter ({known}) nor a file or folder")
@@ -166,8 +167,9 @@ def _changed(path: Path) -> int:
 
 
 def runtime_info() -> dict[str, Any]:
-    """What runs here: isa (the kernel table in use), threads (the default), device, and build, a dict of version,
-    compiler, isas_compiled, those of them that this CPU runs, isas_runnable, and those that this build lacks because
-    its compiler was too old, isas_left_out."""
+    """What runs here: isa (the kernel table in use), threads (the default), device (what "auto" chooses first), and
+    build, a dict of version, compiler, isas_compiled, those of them that this CPU runs, isas_runnable, and those that
+    this build lacks because its compiler was too old, isas_left_out."""
     build = _core.build_info()
-    return {"isa": build.pop("isa"), "threads": default_threads(), "device": "cpu", "build": build}
+    works = [gpu.name for gpu in devices() if not gpu.problem]
+    return {"isa": build.pop("isa"), "threads": default_threads(), "device": (*works, "cpu")[0], "build": build}

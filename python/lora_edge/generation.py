@@ -119,7 +119,7 @@ class Run:
         used, n_ctx = len(sequence) + len(prompt), model.n_ctx
         if used == 0:
             raise ValueError("the prompt is empty: there is nothing to continue")
-        advice = "" if n_ctx == model.config.window else ", or load the model with a larger n_ctx (-c)"
+        advice = "" if n_ctx == model.config.n_ctx_max else ", or load the model with a larger n_ctx (-c)"
         limit = options.max_tokens
         if used > n_ctx or (used == n_ctx and limit != 0):
             room = f"more than the context of {n_ctx}" if used > n_ctx else f"all of the context of {n_ctx}"

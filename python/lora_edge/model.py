@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -12,17 +12,23 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
-from .adapter import Adapter, AdapterSpec
-from .adapter_file import BaseInfo, is_peft, read_adapter
+from . import _core, hub
+from .adapter import Adapter, AdapterSpec, head_parts
+from .adapter_file import BaseInfo, adapter_kind, read_adapter
 from .base_copy import check_base_copies
 from .chat import render_chat
 from .checks import real, token_ids, whole
+from .devices import choose
+from .encoder import Classification, Encoder, Head, Text, decoder_head
+from .encoder_head import HeadPart, split_head
+from .encoder_names import LABELS
+from .encoder_tokenizer import Encoded
 from .generation import Completion, Run, Token, steps
 from .gguf_file import open_gguf
 from .options import DEFAULT_MAX_TOKENS, OptionArgs, Speculative, Stop, make_options
 from .sequence import Sequence
 from .threads import big_cores, default_threads
+from .token_rows import with_token_factors
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -35,11 +41,14 @@ _LOGITS_ROWS = 64  # of a long text's logits at a time in `score`
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape and constants of a model, from its file. Lengths in elements, n_ctx_train and window in tokens.
+    """Shape and constants of a model, from its file. Lengths in elements, n_ctx_train, n_ctx_max and window in tokens.
 
-    window: what attention sees in the narrowest layer, 0 for all; a context is no longer than that."""
+    window: what attention sees in the layers that have a sliding window, 0 if none has one. causal: false for an
+    encoder, whose tokens see all of their text; n_parts: the kinds of tokens that it tells apart."""
 
     arch: str
+    causal: bool
+    n_parts: int
     name: str
     n_layer: int
     n_embd: int
@@ -49,8 +58,9 @@ class ModelConfig:
     n_ff: int
     n_vocab: int
     n_ctx_train: int
+    n_ctx_max: int
     window: int
-    rms_eps: float
+    norm_eps: float
     rope_base: float
     rope_scale: float
     tied_embeddings: bool
@@ -67,19 +77,25 @@ class Model:
         threads: int | None = None,
         kv_type: str = "auto",
         pin: bool = False,
+        device: str = "cpu",
     ) -> None:
         self.path = os.fspath(path)
+        cuda = choose(device, self.path, str(kv_type))
         self._core: _core.Model | None = _core.Model(
             self.path,
             0 if n_ctx is None else whole("n_ctx", n_ctx, 1, MAX_CONTEXT),
             default_threads() if threads is None else whole("threads", threads, 1, MAX_THREADS),
             str(kv_type),
             big_cores() if pin else [],
+            cuda,
         )
+        self.device = f"cuda:{cuda}" if cuda >= 0 else "cpu"
         self.n_ctx = self._core.n_ctx
         self.config = ModelConfig(**self._core.config)
         metadata = self._core.file.metadata()
-        self.tokenizer = Tokenizer.from_metadata(metadata) if "tokenizer.ggml.tokens" in metadata else None
+        self._encoder = None if self.config.causal else Encoder(self.path, self._core, metadata)
+        has_tokenizer = self.config.causal and "tokenizer.ggml.tokens" in metadata
+        self.tokenizer = Tokenizer.from_metadata(metadata) if has_tokenizer else None
         if self.tokenizer and self.tokenizer.vocab_size > self.config.n_vocab:
             raise ValueError(
                 f"[model] the tokenizer has {self.tokenizer.vocab_size} tokens, "
@@ -95,33 +111,54 @@ class Model:
         return dict(self._adapters)
 
     def load_adapter(self, path: str | os.PathLike[str], *, name: str | None = None, scale: float = 1.0) -> Adapter:
-        """Loads a GGUF adapter, or a PEFT folder as it is, beside the base; running texts are not disturbed.
+        """Loads a GGUF adapter, or a PEFT or MLX folder as it is, beside the base; running texts are not disturbed. An
+        adapter of the hub is hf://owner/name.
 
         name: by default the folder's name, or the file's without its ending. scale multiplies the file's own
         scales. ValueError: the adapter is damaged, needs something unsupported (it is named), was made for
         another base (the first tensor that doesn't fit is named), or the name is taken.
         """
-        source = Path(path)
+        source = Path(hub.local(path))
         if name is None:
-            name = source.resolve().name if source.is_dir() else source.stem
+            name = hub.title(path) or (source.resolve().name if source.is_dir() else source.stem)
         elif not isinstance(name, str) or not name:
             raise ValueError(f"name is {name!r}, not a text")
         if name in self._adapters:
             raise ValueError(f"an adapter named {name!r} is loaded already: unload it, or give another name")
         factor = real("scale", scale)
-        peft = is_peft(source)
-        if not peft:
-            core = _core.Adapter.from_gguf(self.core, name, _core.GgufFile(os.fspath(source)), factor)
+        kind = adapter_kind(source)
+        head = HeadPart()
+        mapped = _core.GgufFile(os.fspath(source)) if kind == "gguf" and self._encoder is None else None
+        if mapped is not None and f"{LABELS}.modules_to_save" not in mapped.tensors():
+            core = _core.Adapter.from_gguf(self.core, name, mapped, factor)
+            invocation = [int(i) for i in _core.gguf_lora(mapped, self.config.arch)[2]]
         else:
-            c = self.config
-            base = BaseInfo(c.arch, c.n_head, c.n_head_kv, c.head_dim, self.core.linear_shapes())
-            file = read_adapter(source, c.arch, base)
-            if file.base_copies:
-                check_base_copies(file, open_gguf(self.path).tensors.get)
-            core = _core.Adapter(self.core, name, {k: (e.a, e.b, e.scale * factor) for k, e in file.entries.items()})
-        adapter = Adapter(name, os.fspath(path), "peft" if peft else "gguf", factor, core)
+            core, invocation, head = self._core_adapter(source, name, factor)
+        adapter = Adapter(name, os.fspath(source), kind, factor, tuple(invocation), core, head)
         self._adapters[name] = adapter
         return adapter
+
+    def _core_adapter(self, folder: Path, name: str, factor: float) -> tuple[_core.Adapter, list[int], HeadPart]:
+        """The adapter of a folder in the core, its invocation tokens, and its part for an encoder's head."""
+        c = self.config
+        shapes = self.core.linear_shapes()
+        if self._encoder is not None:
+            shapes |= self._encoder.head_shapes
+        elif c.tied_embeddings:
+            del shapes["output.weight"]
+        base = BaseInfo(c.arch, c.n_head, c.n_head_kv, c.head_dim, shapes)
+        file = read_adapter(folder, c.arch, base)
+        if file.base_copies or file.token_rows:
+            weight_of = open_gguf(self.path).tensors.get
+            check_base_copies(file, weight_of)
+            file = with_token_factors(file, base, weight_of)
+        if file.invocation and (self._encoder is not None or LABELS in file.wholes):
+            raise ValueError(f"[adapter] {folder} has invocation tokens (aLoRA), which labels and encoders don't have")
+        file, head = split_head(file)
+        head = replace(head, entries={n: replace(e, scale=e.scale * factor) for n, e in head.entries.items()})
+        entries = {k: (e.a, e.b, e.scale * factor, e.magnitude, e.bias) for k, e in file.entries.items()}
+        wholes = {k: (w.weight, w.bias) for k, w in file.wholes.items()}
+        return _core.Adapter(self.core, name, entries, wholes), file.invocation, head
 
     def unload_adapter(self, name: str) -> None:
         """Forgets an adapter; its memory goes when the last sequence that uses it does. ValueError: not loaded."""
@@ -139,8 +176,14 @@ class Model:
         """The text of ids; control tokens are not shown."""
         return self.need_tokenizer().decode(ids)
 
+    def need_decoder(self) -> None:
+        """ValueError: the model is an encoder."""
+        if not self.config.causal:
+            raise ValueError(f"'{self.path}' is an encoder, which writes no text: use embed or classify")
+
     def need_tokenizer(self) -> Tokenizer:
         """The tokenizer. ValueError: the file holds none."""
+        self.need_decoder()
         if self.tokenizer is None:
             raise ValueError(f"'{self.path}' holds no tokenizer: give token ids instead of text")
         return self.tokenizer
@@ -310,13 +353,82 @@ class Model:
         add_bos = None if not (bos and text.startswith(bos)) else False
         return tokenizer.encode(text, add_bos=add_bos, special=True)
 
+    # -- encoders -----------------------------------------------------------------------------------------------
+
+    def embed(
+        self,
+        texts: str | Seq[Text],
+        *,
+        adapter: AdapterSpec = None,
+        pooling: str | None = None,
+        normalize: bool = True,
+    ) -> NDArray[np.float32]:
+        """Embeddings of texts by an encoder: [n, n_embd], or [n_embd] for a single str.
+
+        texts: each a str, a pair of them, or token ids. pooling: "mean", "cls" or "pooler"; None: as the file says,
+        else "mean". normalize: to length 1. ValueError: the model is no encoder, or a text exceeds its context.
+        """
+        head = self.need_encoder().head(head_parts(adapter, self._adapters))
+        kind = head.check_pooling(pooling)
+        hidden = self.hidden_states([texts] if isinstance(texts, str) else texts, adapter=adapter)
+        rows = [head.pool(h, kind) for h in hidden]
+        out = np.array(rows, np.float32).reshape(len(rows), self.config.n_embd)
+        if normalize:
+            lengths = np.linalg.norm(out.astype(np.float64), axis=1, keepdims=True)  # squares may exceed float32
+            out /= np.maximum(lengths, 1e-12).astype(np.float32)
+        return out[0] if isinstance(texts, str) else out
+
+    @overload
+    def classify(  # type: ignore[overload-overlap]  # a str is a sequence, too
+        self, texts: str, *, adapter: AdapterSpec = ...
+    ) -> Classification: ...
+    @overload
+    def classify(self, texts: Seq[Text], *, adapter: AdapterSpec = ...) -> list[Classification]: ...
+    def classify(self, texts: str | Seq[Text], *, adapter: AdapterSpec = None) -> Classification | list[Classification]:
+        """The labels of texts by a classifier (BERT, RoBERTa), or a decoder to which an adapter brings labels: one
+        Classification each; for a single str just its own.
+
+        texts as in `embed`; of a pair a decoder gets two lines. ValueError: the model is no classifier, or a text
+        exceeds its context.
+        """
+        head = self.classifier(adapter)
+        hidden = self.hidden_states([texts] if isinstance(texts, str) else texts, adapter=adapter)
+        found = [head.classify(h) for h in hidden]
+        return found[0] if isinstance(texts, str) else found
+
+    def classifier(self, adapter: AdapterSpec = None) -> Head:
+        """What comes after the last layer. ValueError: nothing that tells labels apart."""
+        parts = head_parts(adapter, self._adapters)
+        head = decoder_head(self.path, parts) if self._encoder is None else self._encoder.head(parts)
+        head.check_labels()
+        return head
+
+    def need_encoder(self) -> Encoder:
+        """The tokenizer and the head. ValueError: the model is a decoder."""
+        if self._encoder is None:
+            raise ValueError(f"'{self.path}' is no encoder (architecture {self.config.arch}): use generate")
+        return self._encoder
+
+    def hidden_states(self, texts: Seq[Text], *, adapter: AdapterSpec = None) -> list[NDArray[np.float32]]:
+        """The last hidden states, a decoder's normed, [tokens, n_embd] of each text. ValueError: see `embed`."""
+        made = [self._decoder_ids(text) if self._encoder is None else self._encoder.ids(text) for text in texts]
+        batch = [(self.sequence(adapter=adapter).core, ids, parts) for ids, parts in made]
+        rows = self.core.encode(batch) if batch else np.empty((0, self.config.n_embd), np.float32)
+        return np.split(rows, np.cumsum([len(ids) for ids, _ in made])[:-1]) if made else []
+
+    def _decoder_ids(self, text: Text) -> tuple[list[int], list[int]]:
+        if isinstance(text, tuple) and len(text) == 2 and isinstance(text[0], str):
+            text = f"{text[0]}\n{text[1]}"
+        ids = self._ids(text if isinstance(text, str) else text.ids if isinstance(text, Encoded) else list(text))
+        return ids, [0] * len(ids)
+
     # -- numbers ------------------------------------------------------------------------------------------------
 
     def logits(self, ids: Seq[int], *, adapter: AdapterSpec = None, last: int | None = None) -> NDArray[np.float32]:
         """Logits after each of ids [n, n_vocab], or after the last `last` of them."""
         tokens = token_ids(ids, self.config.n_vocab)
         cut = 0 if last is None else len(tokens) - whole("last", last, 1, max(1, len(tokens)))
-        sequence = self.sequence(adapter=adapter).core
+        sequence = self._invoked(adapter, tokens)
         if cut:
             self.core.forward([(sequence, tokens[:cut], 1)])
         out = self.core.forward([(sequence, tokens[cut:], 1)], all_logits=True)
@@ -328,7 +440,7 @@ class Model:
         tokens = token_ids(ids, self.config.n_vocab)
         if len(tokens) > self.n_ctx:
             raise ValueError(f"{len(tokens)} ids exceed the context of {self.n_ctx}")
-        sequence = self.sequence(adapter=adapter).core
+        sequence = self._invoked(adapter, tokens)
         parts = [np.empty(0, np.float32)]
         for at in range(0, len(tokens) - 1, _LOGITS_ROWS):
             chunk = tokens[at : min(at + _LOGITS_ROWS, len(tokens) - 1)]
@@ -336,6 +448,12 @@ class Model:
             assert logits is not None
             parts.append(_core.log_probabilities(logits, tokens[at + 1 : at + 1 + len(chunk)]))
         return np.concatenate(parts)
+
+    def _invoked(self, adapter: AdapterSpec, tokens: list[int]) -> _core.Sequence:
+        """A sequence that is to hold `tokens`."""
+        sequence = self.sequence(adapter=adapter)
+        sequence.invoke(tokens)
+        return sequence.core
 
     def memory(self) -> dict[str, int]:
         """Bytes: "file" (mapped, shared with the page cache), "kv" (pages in use), "adapters", "buffers"."""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from .vocab import BYTE, CONTROL, LLAMA3_PRE, MERGES, PRE, TOKENS, UNKNOWN, Vocab
+from .vocab import BYTE, CONTROL, LLAMA3_PRE, MERGES, PRE, SPACE, TOKENS, UNKNOWN, Vocab
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as HfTokenizer
@@ -33,13 +33,13 @@ _PATTERNS: dict[str, list[str]] = {
         r"\p{N}+",
         "[0-9][0-9][0-9]",
     ],  # llama.cpp's, for files that name none
-    "gpt-2": [_GPT2],
-    "smollm": [r"\p{N}", _GPT2],
-    "qwen2": [_CL100K % 1],
+    **{name: [_GPT2] for name in ("gpt-2", "olmo")},
+    **{name: [r"\p{N}", _GPT2] for name in ("smollm", "refact", "starcoder")},
+    **{name: [_CL100K % 1] for name in ("qwen2", "stablelm2")},
+    "dbrx": [_CL100K % 3],
     **{name: [_CL100K % 3] for name in sorted(LLAMA3_PRE)},
 }
 
-_SPACE = "\u2581"  # SentencePiece's mark for a space
 _MAX_SQUARES = 10_000_000  # bound on Σ len(token)², the work of splitting every token; Llama's 32,000 need 1 million
 
 
@@ -60,8 +60,8 @@ def build_encoder(vocab: Vocab) -> Callable[[str, bool], list[int]]:
     spm = _sentencepiece(vocab)
 
     def encode(text: str, space_prefix: bool) -> list[int]:
-        marked = text.replace(" ", _SPACE)
-        return list(spm.encode(_SPACE + marked if space_prefix else marked, add_special_tokens=False).ids)
+        marked = text.replace(" ", SPACE)
+        return list(spm.encode(SPACE + marked if space_prefix else marked, add_special_tokens=False).ids)
 
     return encode
 
@@ -70,8 +70,31 @@ def check_pre(vocab: Vocab) -> None:
     """Raises ValueError if a byte-level vocabulary names a pre-tokenizer that is not known."""
     if vocab.model == "gpt2" and vocab.pre not in _PATTERNS:
         raise ValueError(
-            f"[tokenizer] {PRE} '{vocab.pre[:40]}' is not supported; known: {', '.join(sorted(_PATTERNS))}"
+            f"[tokenizer] {PRE} {vocab.pre[:40]!a} is not supported; known: {', '.join(sorted(_PATTERNS))}"
         )
+
+
+def byte_level_splits(vocab: Vocab) -> list[str]:
+    """The patterns that cut a text into words, in turn; none where GPT-2's own is all, and "digits" where single digits
+    are cut off before it."""
+    check_pre(vocab)
+    patterns = _PATTERNS[vocab.pre]
+    return [] if patterns == [_GPT2] else ["digits"] if patterns == _PATTERNS["smollm"] else patterns
+
+
+def ignores_merges(vocab: Vocab) -> bool:
+    """Whether a word that is a token is that token, whatever the merges make of it."""
+    return vocab.pre in LLAMA3_PRE
+
+
+def normalizes(vocab: Vocab) -> bool:
+    """Whether text is normalised (NFC) first, as in Qwen's and OLMo's own tokenizer.json; llama.cpp leaves it out."""
+    return vocab.pre in ("qwen2", "olmo")
+
+
+def sentencepiece_merges(vocab: Vocab) -> list[tuple[str, str]]:
+    """The merges that the scores of a SentencePiece vocabulary mean, best first."""
+    return _merges(vocab, _plain(vocab))
 
 
 def _plain(vocab: Vocab) -> dict[str, int]:
@@ -97,14 +120,14 @@ def _byte_level(vocab: Vocab) -> HfTokenizer:
     pairs: list[Any] = list(
         dict.fromkeys(tuple(line.split(" ", 2)) for line in vocab.merges)
     )  # of two equal merges the first counts
-    ignore_merges = vocab.pre in LLAMA3_PRE
+    ignore_merges = ignores_merges(vocab)
     try:
         model = models.BPE(vocab=plain, merges=pairs, ignore_merges=ignore_merges)
     except Exception:  # the library's errors don't say which merge
         model = models.BPE(vocab=plain, merges=_usable(pairs, plain, set(vocab.tokens)), ignore_merges=ignore_merges)
     built = Tokenizer(model)
-    if vocab.pre == "qwen2":
-        built.normalizer = normalizers.NFC()  # as in Qwen's own tokenizer.json; llama.cpp leaves it out
+    if normalizes(vocab):
+        built.normalizer = normalizers.NFC()
     splits = [pre_tokenizers.Split(Regex(p), "isolated") for p in _PATTERNS[vocab.pre]]
     built.pre_tokenizer = pre_tokenizers.Sequence(
         [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -132,6 +155,16 @@ def _sentencepiece(vocab: Vocab) -> HfTokenizer:
     from tokenizers import Tokenizer, models
 
     plain = _plain(vocab)
+    merges = _merges(vocab, plain)
+    unknown = "\0unknown"
+    while unknown in plain:
+        unknown += "\0"
+    plain[unknown] = vocab.unk_id if vocab.unk_id is not None else 0
+    has_bytes = BYTE in vocab.types
+    return Tokenizer(models.BPE(vocab=plain, merges=merges, byte_fallback=has_bytes, fuse_unk=True, unk_token=unknown))
+
+
+def _merges(vocab: Vocab, plain: dict[str, int]) -> list[tuple[str, str]]:
     if sum(len(text) ** 2 for text in plain) > _MAX_SQUARES:
         raise ValueError(
             f"[tokenizer] {TOKENS} holds tokens too long to merge, up to {max(map(len, plain))} characters"
@@ -139,13 +172,9 @@ def _sentencepiece(vocab: Vocab) -> HfTokenizer:
     pieces = [text for text, i in plain.items() if vocab.types[i] != BYTE and len(text) > 1]
     pieces.sort(key=lambda text: (-vocab.scores[plain[text]], plain[text]))
     mergeable = {text for text, i in plain.items() if vocab.types[i] != BYTE}
-    has_bytes = BYTE in vocab.types
-    merges = _all_splits(pieces, mergeable, plain) if has_bytes else _first_splits(pieces, mergeable)
-    unknown = "\0unknown"
-    while unknown in plain:
-        unknown += "\0"
-    plain[unknown] = vocab.unk_id if vocab.unk_id is not None else 0
-    return Tokenizer(models.BPE(vocab=plain, merges=merges, byte_fallback=has_bytes, fuse_unk=True, unk_token=unknown))
+    if BYTE in vocab.types:
+        return _all_splits(pieces, mergeable, plain)
+    return _first_splits(pieces, mergeable)
 
 
 def _all_splits(pieces: list[str], mergeable: set[str], ids: dict[str, int]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Reference quantisation in numpy: Q8_0 blocks and bfloat16, bit for bit as ggml stores them.
+"""Reference quantisation in numpy: Q8_0 blocks and bfloat16, bit for bit as ggml stores them; and what a tensor means.
 
 Q8_0 (ggml `block_q8_0`): a row is cut into blocks of 32 values; a block is 34 bytes, a little-endian
 float16 scale d followed by 32 int8 q, and means d * q.  d = max|x| / 127 and q = round(x / d), halves away
@@ -10,8 +10,12 @@ The compiled kernels and the converter are checked against these functions.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from .gguf_file import BlockRows
 
 Q8_0_BLOCK = 32  # values per block
 Q8_0_BYTES = 34  # bytes per block
@@ -75,3 +79,17 @@ def bf16_to_f32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     """bfloat16 bits of any shape -> the float32 they mean (exact)."""
     wide: NDArray[np.uint32] = np.asarray(bits, dtype=np.uint16).astype(np.uint32) << np.uint32(16)
     return wide.view(np.float32)
+
+
+def to_f32(x: NDArray[Any] | BlockRows) -> NDArray[np.float32]:
+    """What a tensor, or rows of one, as `GgufFile.tensors` and `LoraEntry` hold it, means: float32 of its own memory,
+    counted in values, exact.
+
+    float32, float16, uint16 (bfloat16 bits), uint8 (raw Q8_0 blocks [..., m * 34] -> [..., m * 32]), or BlockRows.
+    ValueError: uint8 that is not a whole number of blocks.
+    """
+    if isinstance(x, BlockRows):
+        return x[:]
+    if x.dtype == np.uint8:
+        return dequantize_q8_0(x)
+    return bf16_to_f32(x) if x.dtype == np.uint16 else x.astype(np.float32)

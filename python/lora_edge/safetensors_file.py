@@ -73,6 +73,11 @@ class SafetensorsFile:
         flat = np.frombuffer(self._map, dtype=np.uint8, count=end - begin, offset=begin)
         return flat.view(DTYPES[dtype]).reshape(shape)
 
+    def release(self) -> None:
+        """Lets go of the pages that were read, which otherwise count as this process's memory; arrays stay valid."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
     def _fail(self, what: str) -> None:
         raise ValueError(f"[safetensors] {self.path}: {what}")
 
@@ -83,7 +88,8 @@ class SafetensorsFile:
             raise ValueError(f"[safetensors] {self.path}: the header is not valid JSON: {error}") from None
         if not isinstance(table, dict):
             self._fail("the header is not a JSON object")
-        metadata = table.pop("__metadata__", {})
+        metadata = table.pop("__metadata__", None)
+        metadata = {} if metadata is None else metadata  # MLX writes null
         if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
             self._fail("__metadata__ is not a map of strings")
         info = {name: self._entry(name, entry, start, size) for name, entry in table.items()}

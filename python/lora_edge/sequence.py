@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from .adapter import AdapterSpec, resolve
+from .adapter import AdapterSpec, invocations, resolve
 from .checks import token_ids
+from .invocation import NEVER, last_start
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -30,6 +31,7 @@ class Sequence:
     def __init__(self, model: Model, adapter: AdapterSpec = None) -> None:
         self.model = model
         self.core = _core.Sequence(model.core, resolve(adapter, model.adapters))
+        self._set_invocations(adapter)
         self.ids: list[int] = []
         self.ahead: list[int] = []
         self._adapter = adapter
@@ -48,6 +50,8 @@ class Sequence:
         self._compute([])
         self.core.set_adapters(adapters)
         self._adapter = spec
+        self._set_invocations(spec)
+        self.invoke(self.ids)
 
     def feed(self, ids: Seq[int]) -> None:
         """Appends tokens and computes them, in chunks. ValueError: an id outside the vocabulary, or more
@@ -87,12 +91,14 @@ class Sequence:
             self.core.truncate(n)
         self.ahead.clear()
         del self.ids[n:]
+        self.invoke(self.ids)
 
     def fork(self) -> Sequence:
         """A second sequence with the same past; memory is shared until one of them writes."""
         other = object.__new__(Sequence)
         other.model, other.core = self.model, self.core.fork()
         other.ids, other.ahead, other._adapter = list(self.ids), list(self.ahead), self._adapter
+        other._invocations, other._starts = self._invocations, list(self._starts)
         return other
 
     @overload
@@ -119,6 +125,24 @@ class Sequence:
             return self.model.tokenize(text)
         return self.model.need_tokenizer().encode(text, add_bos=False, after=self.ids[-1])
 
+    def _set_invocations(self, spec: AdapterSpec) -> None:
+        self._invocations = invocations(spec, self.model.adapters)
+        self._starts = [NEVER if tokens else 0 for tokens in self._invocations]
+        if self._starts:
+            self.core.set_starts(self._starts)
+
+    def invoke(self, text: Seq[int]) -> None:
+        """Lets each activated LoRA (aLoRA) start where its tokens begin last in `text`, what the sequence is to hold;
+        before, and where they are missing, the base runs alone. What was computed otherwise is forgotten."""
+        if not self._invocations:
+            return
+        starts = [last_start(text, tokens) if tokens else 0 for tokens in self._invocations]
+        changed = [min(old, new) for old, new in zip(self._starts, starts) if old != new]
+        if changed and min(changed) < len(self.core):
+            self.core.truncate(min(changed))
+        self._starts = starts
+        self.core.set_starts(starts)
+
     def _compute(self, ids: list[int]) -> None:
         Sequence.feed_all([(self, ids)])
 
@@ -130,6 +154,8 @@ class Sequence:
         drafted: list[tuple[Sequence, list[int]]] = []
         for (sequence, ids), draft in zip(batch, drafts or [[]] * len(batch)):
             sequence.settle()
+            if ids:
+                sequence.invoke(sequence.ids + ids)
             waiting = sequence.ids[len(sequence.core) :] + ids
             if not waiting and sequence.ids and not sequence.ready:  # cut back: its logits are gone
                 sequence.core.truncate(len(sequence.ids) - 1)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 
 from .pretokenizers import build_encoder, byte_alphabet, check_pre
-from .vocab import BYTE, NORMAL, USER_DEFINED, Vocab
+from .vocab import BYTE, NORMAL, SPACE, USER_DEFINED, Vocab
 
 _C_SPACES = " \t\n\v\f\r"
 _BYTE_OF = byte_alphabet()
@@ -133,7 +133,7 @@ class Tokenizer:
         if kind == BYTE:
             return bytes([int(text[3:5], 16)])
         if kind == NORMAL and self._vocab.model == "llama":
-            text = text.replace("\u2581", " ")
+            text = text.replace(SPACE, " ")
         elif kind == NORMAL:
             try:
                 return bytes([_BYTE_OF[c] for c in text])

@@ -17,7 +17,7 @@ struct MatmulInput {
         xd(x.size() / kBlock + 1),
         y(static_cast<size_t>(m) * static_cast<size_t>(n)),
         xq(x.size()),
-        xs(xd.size()) {
+        xs(2 * xd.size()) {
     Random r(1);
     for (size_t i = 0; i + 4 <= w.size(); i += 4) {  // finite halves, any int8
       const uint32_t bits = r.bits() & 0xbbffbbffu;
@@ -45,7 +45,7 @@ struct MatmulInput {
   Guarded<uint8_t> w, scratch;
   Guarded<float> x, xd, y;
   Guarded<int8_t> xq;
-  Guarded<int32_t> xs;
+  Guarded<int16_t> xs;
   MatmulArgs args{};
 };
 

@@ -9,6 +9,7 @@
 #include <functional>
 #include <vector>
 
+#include "backend/input_gradient.h"
 #include "bench_input.h"
 #include "kernels/kernels.h"
 
@@ -42,10 +43,21 @@ inline void bench_matmul(const Table& t, DType type, int k, int n, int m, size_t
       t.matmul[static_cast<int>(type)](in.args);
     }
   });
-  const char* const names[kDTypes] = {"f32", "f16", "bf16", "q8_0"};
-  std::printf("%-12s matmul_%-5s m %3d k %4d n %5d: %6.2f GB/s of weights, %6.1f GOPS\n", t.name,
-              names[static_cast<int>(type)], m, k, n, static_cast<double>(in.w.bytes()) / s * 1e-9,
+  std::printf("%-12s matmul_%-6s m %3d k %4d n %5d: %6.2f GB/s of weights, %6.1f GOPS\n", t.name, dtype_name(type), m,
+              k, n, static_cast<double>(in.w.bytes()) / s * 1e-9,
               2.0 * m * static_cast<double>(k) * n * copies / s * 1e-9);
+  std::fflush(stdout);
+}
+
+inline void bench_gradient(const Table& t, DType type, int k, int n, int m, int times) {
+  const MatmulInput in(type, k, n, m);
+  const Weight w{type, in.w.data(), n, k, nullptr};
+  ThreadPool pool(1);
+  const InputGradient gradient(t, pool);
+  const Guarded<float> dx(in.x.size());
+  const double s = median_seconds(times, [&] { gradient.run({{&w, in.y.data()}}, m, dx.data(), in.scratch.data()); });
+  std::printf("%-12s gradient_%-4s m %3d k %4d n %5d: %6.1f GFLOPS\n", t.name, dtype_name(type), m, k, n,
+              2.0 * m * static_cast<double>(k) * n / s * 1e-9);
   std::fflush(stdout);
 }
 
@@ -58,9 +70,20 @@ inline void bench_table(const Table& t) {
   for (const int n : {576, 192, 1536}) bench_matmul(t, DType::q8_0, 576, n, 256, 0, 15);
   bench_matmul(t, DType::q8_0, 1536, 576, 256, 0, 15);
   bench_matmul(t, DType::q8_0, 576, 49152, 256, 0, 3);
+  for (const DType type : {DType::q4_0, DType::q5_0, DType::q4_k, DType::q6_k}) {
+    for (const int m : {1, 3}) bench_matmul(t, type, 2048, 5632, m, kMemory, 15);
+    bench_matmul(t, type, 2048, 5632, 256, 0, 5);
+  }
+  bench_matmul(t, DType::q8_0, 2048, 5632, 256, 0, 5);
   for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
     bench_matmul(t, type, 576, 1536, 1, kMemory, 9);
     bench_matmul(t, type, 576, 1536, 64, 0, 9);
+  }
+  for (const int m : {128, 512}) {
+    bench_gradient(t, DType::q8_0, 576, 576, m, 15);
+    bench_gradient(t, DType::q8_0, 576, 1536, m, 15);
+    bench_gradient(t, DType::q8_0, 1536, 576, m, 15);
+    bench_gradient(t, DType::q4_k, 2048, 2048, m, 5);
   }
 }
 

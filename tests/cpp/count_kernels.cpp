@@ -51,6 +51,12 @@ int main() {
   std::printf("table %s\n", t.name);
   constexpr int kDepth = 2048;
   for (const int m : {1, 2, 3, 4, 8, 16, 256, 512}) count_matmul(t, DType::q8_0, "matmul_q8_0", m, 64, kDepth);
+  for (const DType type : {DType::q4_0, DType::q4_k, DType::q6_k})
+    for (const int m : {1, 16, 256}) {
+      char name[32];
+      std::snprintf(name, sizeof(name), "matmul_%s", dtype_name(type));
+      count_matmul(t, type, name, m, 64, kDepth);
+    }
   for (const int m : {1, 8}) count_matmul(t, DType::f16, "matmul_f16", m, 8, kDepth);
   for (const int m : {1, 8}) count_lowrank(t, DType::f16, "lowrank_f16", m, 16);
   // Attention: a page's scores or values, for one token's 3 heads and for many tokens.

@@ -42,6 +42,9 @@ inline Fill random_fill(Random& r) {
   return static_cast<Fill>(r.range(0, static_cast<int>(Fill::count) - 1));
 }
 
+// NaNs as arithmetic makes them: for signalling ones compilers and CPUs differ in what max(|x|, 0) is.
+inline float quiet(uint32_t bits) { return bits_to_f32((bits & 0x7fffffffu) > 0x7f800000u ? bits | 0x400000u : bits); }
+
 inline float random_float(Random& r, Fill fill) {
   switch (fill) {
     case Fill::sparse: return r.chance(3) ? r.uniform() : r.chance(2) ? 0.0f : -0.0f;
@@ -52,7 +55,7 @@ inline float random_float(Random& r, Fill fill) {
     case Fill::logits: return r.uniform() * 120.0f;
     case Fill::tiny: return bits_to_f32(r.bits() & 0x3ffu);  // products round to 0, and where negative to -0
     case Fill::negative_tiny: return bits_to_f32(0x80000000u | (r.bits() & 0x3ffu));
-    case Fill::raw_bits: return bits_to_f32(r.bits());  // infinities and NaNs too
+    case Fill::raw_bits: return quiet(r.bits());  // infinities and NaNs too
     default: return r.uniform();
   }
 }
@@ -77,7 +80,7 @@ inline void fill_floats(Random& r, const Guarded<float>& a) {
   for (float& v : a) v = random_float(r, fill);
 }
 
-// Elements of `type` (not q8_0) over the whole array.
+// Elements of `type`, of floats, over the whole array.
 inline void fill_elements(Random& r, DType type, uint8_t* out, size_t count) {
   const Fill fill = random_fill(r);
   for (size_t i = 0; i < count; ++i) {
@@ -105,13 +108,22 @@ inline void fill_int8(Random& r, int8_t* out, size_t count, int lo) {
   }
 }
 
-inline void fill_q8(Random& r, uint8_t* out, size_t blocks) {
+// A row of k elements in blocks: any bytes, or blocks of one extreme, and halves where scales lie.
+inline void fill_blocks(Random& r, DType type, uint8_t* out, size_t k) {
   const Fill fill = random_fill(r);
-  for (size_t b = 0; b < blocks; ++b) {
-    BlockQ8_0 block;
-    block.d = random_f16(r, fill);
-    fill_int8(r, block.qs, kBlock, -128);
-    std::memcpy(out + b * sizeof(block), &block, sizeof(block));
+  const BlockSize size = block_size(type);
+  const auto set_half = [&](size_t at) {
+    const uint16_t half = random_f16(r, fill);
+    std::memcpy(out + at, &half, sizeof(half));
+  };
+  for (; k > 0; k -= size.elements, out += size.bytes) {
+    fill_int8(r, reinterpret_cast<int8_t*>(out), size.bytes, -128);
+    const bool last = type == DType::q2_k || type == DType::q3_k || type == DType::q6_k;
+    const bool two =
+        type == DType::q4_1 || type == DType::q5_1 || type == DType::q2_k || type == DType::q4_k || type == DType::q5_k;
+    const size_t at = last ? size.bytes - (two ? 4 : 2) : 0;
+    set_half(at);
+    if (two) set_half(at + 2);
   }
 }
 

@@ -3,23 +3,22 @@ tensors, scales and logits."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from llama_cpp_runs import N_VOCAB, exact_logits, give_tokenizer
 from lora_edge.adapter_file import BaseInfo, LoraEntry, read_adapter
 from lora_edge.base_copy import check_base_copies
 from lora_edge.convert import convert_adapter, convert_model
 from lora_edge.gguf_file import open_gguf
 from lora_edge.hf_names import gguf_stem
-from lora_edge.quant import bf16_to_f32
+from lora_edge.quant import to_f32
 from peer_models import ADAPTERS, LLAMA3, fresh_rng, logits_of, random_adapter, random_model
 
 CLASSES = ["Llama", "Mistral", "Qwen2", "Qwen3"]
-N_VOCAB = 96
 
 
 def in_gguf_order(rows: Any, n_head: int) -> Any:
@@ -60,12 +59,8 @@ def test_llama3_frequencies(tmp_path: Path) -> None:
     np.testing.assert_allclose(made, wanted, rtol=1e-5)
 
 
-def values(x: np.ndarray) -> np.ndarray:
-    return bf16_to_f32(x) if x.dtype == np.uint16 else x.astype(np.float32)
-
-
 def delta(stem: str, entry: LoraEntry) -> np.ndarray:
-    a, b = values(entry.a).astype(np.float64), values(entry.b).astype(np.float64)
+    a, b = to_f32(entry.a).astype(np.float64), to_f32(entry.b).astype(np.float64)
     return entry.scale * (a @ b.T if stem == "token_embd" else b @ a)
 
 
@@ -102,34 +97,6 @@ def test_adapters(tmp_path: Path, cls: str, kind: str, dtype: str) -> None:
         assert np.abs(delta(stem, made.entries[f"{stem}.weight"]) - wanted).max() <= bound, name
 
 
-def give_tokenizer(folder: Path) -> None:
-    """N_VOCAB tokens without merges, for llama.cpp, which loads no model without a vocabulary."""
-    tokens = ["<unk>", "<s>", "</s>", "\u2581", *(chr(i) for i in range(33, 33 + N_VOCAB - 4))]
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
-    vocab = {t: i for i, t in enumerate(tokens)}
-    model = {"type": "BPE", "unk_token": "<unk>", "byte_fallback": True, "vocab": vocab, "merges": []}
-    tokenizer = {
-        "normalizer": replace,
-        "pre_tokenizer": None,
-        "post_processor": None,
-        "model": model,
-        "added_tokens": [],
-    }
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-
-
-def llama_cpp_logits(llama_cpp: Any, model: Path, ids: list[int], lora: Path | None = None) -> np.ndarray:
-    """Float32 logits [len(ids), N_VOCAB] with a float32 KV cache."""
-    llm = llama_cpp.Llama(
-        str(model), n_ctx=512, n_batch=512, logits_all=True, verbose=False, n_threads=1, type_k=0, type_v=0,
-        flash_attn=False, lora_path=str(lora) if lora else None,
-    )  # fmt: skip
-    llm.eval(ids)
-    logits = np.array(llm.scores[: len(ids)], dtype=np.float32)
-    llm.close()
-    return logits
-
-
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama3 frequencies": ("Llama", {"rope_parameters": LLAMA3, "head_dim": 64}),
     "linear scaling": (
@@ -144,8 +111,6 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_in_llama_cpp(tmp_path: Path, name: str) -> None:
-    import llama_cpp
-
     rng = fresh_rng()
     cls, changes = SETTINGS[name]
     model = random_model(cls, rng, vocab_size=N_VOCAB, **changes)
@@ -153,7 +118,7 @@ def test_settings_in_llama_cpp(tmp_path: Path, name: str) -> None:
     give_tokenizer(tmp_path)
     ids = [int(i) for i in rng.integers(3, N_VOCAB, 64)]
     wanted = logits_of(model, ids)
-    made = llama_cpp_logits(llama_cpp, convert_model(tmp_path, tmp_path / "out.gguf", type="f32"), ids)
+    made = exact_logits(convert_model(tmp_path, tmp_path / "out.gguf", type="f32"), ids)
     assert wanted.std() > 0.3
     assert np.abs(made - wanted).max() < 1e-3
 
@@ -162,8 +127,6 @@ def test_settings_in_llama_cpp(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("kind", ["plain", "rslora", "per-module rank and alpha", "embedding and head"])
 def test_logits_in_llama_cpp(tmp_path: Path, cls: str, kind: str) -> None:
     """The files mean in llama.cpp what their sources mean in transformers and PEFT."""
-    import llama_cpp
-
     rng = fresh_rng()
     # llama.cpp applies an adapter of a tied embedding to the output too, as if it were one of the output
     model = random_model(cls, rng, vocab_size=N_VOCAB, tie_word_embeddings=False)
@@ -174,9 +137,9 @@ def test_logits_in_llama_cpp(tmp_path: Path, cls: str, kind: str) -> None:
 
     wanted = logits_of(model, ids)
     assert wanted.std() > 0.3
-    assert np.abs(llama_cpp_logits(llama_cpp, base, ids) - wanted).max() < 1e-3
+    assert np.abs(exact_logits(base, ids) - wanted).max() < 1e-3
     adapted = random_adapter(model, tmp_path / "adapter", **ADAPTERS[kind])
     lora = convert_adapter(tmp_path / "adapter", tmp_path / "base", tmp_path / "adapter.gguf")
     with_adapter = logits_of(adapted, ids)
     assert np.abs(with_adapter - wanted).max() > 0.3
-    assert np.abs(llama_cpp_logits(llama_cpp, base, ids, lora) - with_adapter).max() < 1e-3
+    assert np.abs(exact_logits(base, ids, lora) - with_adapter).max() < 1e-3

@@ -7,28 +7,14 @@ an f16 KV cache, cost here; llama.cpp quantises both likewise, so its KL is what
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-pytest.importorskip("peft")
-llama_cpp = pytest.importorskip("llama_cpp")
-
-from lora_edge.convert import convert_adapter  # noqa: E402
-from lora_edge.model import Model  # noqa: E402
-from peer_models import (  # noqa: E402
-    REAL,
-    SHARED,
-    fresh_rng,
-    logits_of,
-    needs_shared,
-    real_model,
-    trained_adapter,
-    words_of,
-)
+from conftest import SHARED, needs_shared
+from llama_cpp_runs import llama_cpp_logits
+from lora_edge.convert import convert_adapter
+from lora_edge.model import Model
+from peer_models import REAL, fresh_rng, logits_of, real_model, trained_adapter, words_of
 
 WINDOW, WINDOWS = 256, 10  # 2,560 positions
 
@@ -43,20 +29,6 @@ def kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """KL(p‖q) in nats at each position, of logits [n, n_vocab]."""
     lp, lq = log_softmax(p), log_softmax(q)
     return np.asarray((np.exp(lp) * (lp - lq)).sum(axis=-1))
-
-
-def llama_cpp_logits(model: Path, windows: list[list[int]], lora: Path | None) -> list[np.ndarray]:
-    llm: Any = llama_cpp.Llama(
-        str(model), n_ctx=512, n_batch=512, logits_all=True, verbose=False, n_threads=1, n_threads_batch=1,
-        lora_path=str(lora) if lora else None,
-    )  # fmt: skip
-    out = []
-    for ids in windows:
-        llm.reset()
-        llm.eval(ids)
-        out.append(np.array(llm.scores[: len(ids)], dtype=np.float32))
-    llm.close()
-    return out
 
 
 @needs_shared

@@ -10,14 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-pytest.importorskip("peft")
-
-from lora_edge.convert import convert_adapter, convert_model  # noqa: E402
-from lora_edge.model import Model  # noqa: E402
-from peer_models import (  # noqa: E402
+import torch
+from conftest import needs_shared
+from lora_edge.convert import convert_adapter, convert_model
+from lora_edge.model import Model
+from peer_models import (
     ADAPTERS,
     LINEARS,
     REAL,
@@ -25,7 +22,6 @@ from peer_models import (  # noqa: E402
     fresh_rng,
     logits_of,
     lora_layers,
-    needs_shared,
     random_adapter,
     random_model,
     real_folder,

@@ -28,22 +28,19 @@ from __future__ import annotations
 import contextlib
 import random
 import re
-import sys
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import llama_cpp
 import numpy as np
 import pytest
-
-llama_cpp = pytest.importorskip("llama_cpp")
-transformers = pytest.importorskip("transformers")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "python"))
-
-from chat_cases import CONVERSATION, TEMPLATES  # noqa: E402
-from lora_edge.chat import render_chat  # noqa: E402
-from lora_edge.tokenizer import Tokenizer  # noqa: E402
-from tokenizer_cases import (  # noqa: E402
+import transformers
+from chat_cases import CONVERSATION, TEMPLATES
+from conftest import SHARED, needs_shared
+from lora_edge.chat import render_chat
+from lora_edge.tokenizer import Tokenizer
+from tokenizer_cases import (
     Metadata,
     metadata,
     random_text,
@@ -53,14 +50,12 @@ from tokenizer_cases import (  # noqa: E402
     write_vocabulary,
 )
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 STRINGS = 5000
 UNICODE_16 = [
     (0x1C89, 0x1C8A), (0xA7CB, 0xA7CD), (0xA7DA, 0xA7DC), (0x105C0, 0x105F3), (0x10D40, 0x10D85),
     (0x10EC2, 0x10EC4), (0x11380, 0x113D3), (0x116D0, 0x116E3), (0x11BC0, 0x11BF9), (0x13460, 0x143FA),
     (0x16100, 0x16139), (0x16D40, 0x16D79), (0x18CFF, 0x18CFF), (0x1CCF0, 0x1CCF9), (0x1E5D0, 0x1E5FA),
 ]  # fmt: skip
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs the vocabularies of ../shared/data")
 
 
 Encode = Callable[[str, bool], list[int]]
@@ -103,10 +98,10 @@ def compare(meta: Metadata, peer: Encode, allowed: Callable[[str, bool], bool] =
     print(f"seed {seed}: {2 * STRINGS} comparisons, {differ} differ as listed")
 
 
-@needs_data
+@needs_shared
 @pytest.mark.parametrize("name", ["gpt-2", "llama-spm", "phi-3", "stories260K"])
 def test_same_ids_as_llama_cpp(name: str, llama_cpp_encoder: Encoder) -> None:
-    meta = metadata(name, DATA)
+    meta = metadata(name, SHARED)
     compare(meta, llama_cpp_encoder(meta))
 
 
@@ -116,16 +111,16 @@ def test_same_ids_as_llama_cpp_on_our_vocabularies(kind: str, llama_cpp_encoder:
     compare(meta, llama_cpp_encoder(meta))
 
 
-@needs_data
+@needs_shared
 @pytest.mark.parametrize("pre", ["llama-bpe", "default", "smollm"])
 def test_same_ids_as_llama_cpp_on_gpt2_words(pre: str, llama_cpp_encoder: Encoder) -> None:
-    meta = metadata("gpt-2", DATA) | {"tokenizer.ggml.pre": pre}
+    meta = metadata("gpt-2", SHARED) | {"tokenizer.ggml.pre": pre}
     compare(meta, llama_cpp_encoder(meta))
 
 
-@needs_data
+@needs_shared
 def test_qwen2_differs_from_llama_cpp_as_listed(llama_cpp_encoder: Encoder) -> None:
-    meta = metadata("qwen2", DATA)
+    meta = metadata("qwen2", SHARED)
     ours, peer = Tokenizer.from_metadata(meta), llama_cpp_encoder(meta)
 
     specials = re.compile("(" + "|".join(map(re.escape, special_words_of(meta))) + ")")
@@ -145,18 +140,18 @@ def test_qwen2_differs_from_llama_cpp_as_listed(llama_cpp_encoder: Encoder) -> N
     assert ours.encode("e\u0301") == peer("\u00e9", False) != peer("e\u0301", False)
 
 
-@needs_data
+@needs_shared
 def test_smollm_differs_from_llama_cpp_by_missing_bytes_only(llama_cpp_encoder: Encoder) -> None:
-    meta = metadata("smollm", DATA)
+    meta = metadata("smollm", SHARED)
     ours = Tokenizer.from_metadata(meta)
     compare(meta, llama_cpp_encoder(meta), lambda text, _: ours.decode(ours.encode(text)) != text)
 
 
-@needs_data
+@needs_shared
 def test_tinystories_text_as_llama_cpp(llama_cpp_encoder: Encoder) -> None:
-    meta = metadata("TinyStories-656K", DATA)
+    meta = metadata("TinyStories-656K", SHARED)
     ours, peer = Tokenizer.from_metadata(meta), llama_cpp_encoder(meta)
-    stories = (DATA / "datasets" / "tinystories_1.5MiB.txt").read_text("utf-8")
+    stories = (SHARED / "datasets" / "tinystories_1.5MiB.txt").read_text("utf-8")
     known = {c for word in words_of(meta) if len(word) == 1 for c in word} | {" "}
     stories = "".join(c for c in stories if c in known)
     for start in range(0, len(stories) - 300, 300):
@@ -164,12 +159,12 @@ def test_tinystories_text_as_llama_cpp(llama_cpp_encoder: Encoder) -> None:
         assert ours.encode(text) == peer(text, False), text
 
 
-@needs_data
+@needs_shared
 @pytest.mark.parametrize("pre", ["gpt-2", "qwen2", "llama-bpe", "default"])
 def test_every_kind_of_character_is_cut_alike(pre: str, llama_cpp_encoder: Encoder) -> None:
     """Each assigned character (one in 64 of the CJK and Hangul blocks) beside letters, digits, marks and
     white space."""
-    meta = metadata("gpt-2", DATA) | {"tokenizer.ggml.pre": pre}
+    meta = metadata("gpt-2", SHARED) | {"tokenizer.ggml.pre": pre}
     ours, peer = Tokenizer.from_metadata(meta), llama_cpp_encoder(meta)
     uniform = [(0x3400, 0x9FFF), (0xAC00, 0xD7A3), (0x20000, 0x323AF)]
     for c in range(0x110000):
@@ -208,10 +203,10 @@ def test_chat_templates_as_transformers_renders_them() -> None:
                     assert ours == theirs[0], template[:80]
 
 
-@needs_data
+@needs_shared
 def test_smollm_chat_as_transformers() -> None:
-    theirs = transformers.AutoTokenizer.from_pretrained(str(DATA / "tokenizers" / "smollm-135m-instruct"))
-    ours = Tokenizer.from_metadata(metadata("smollm", DATA))
+    theirs = transformers.AutoTokenizer.from_pretrained(str(SHARED / "tokenizers" / "smollm-135m-instruct"))
+    ours = Tokenizer.from_metadata(metadata("smollm", SHARED))
     prompt = render_chat(ours.chat_template, CONVERSATION)
     assert prompt == theirs.apply_chat_template(CONVERSATION, tokenize=False, add_generation_prompt=True)
     ids = theirs.apply_chat_template(CONVERSATION, tokenize=True, add_generation_prompt=True, return_dict=False)

@@ -1,11 +1,13 @@
-"""What the tests share: the optional folder of real models beside the project, and how long they may take."""
+"""What the tests share: the folder of real models beside the project, how long they may take, simulated GPUs."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from standin import Cuda
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -19,3 +21,25 @@ PATIENCE = float(os.environ.get("LORA_EDGE_TEST_PATIENCE", "1"))
 needs_shared = pytest.mark.skipif(
     _absent, reason="needs the real models of ../shared/data, which are not part of the project"
 )
+
+
+@pytest.fixture
+def cuda_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Cuda]]:
+    """Makes the driver of a simulated machine, e.g. cuda_machine(sm=53, driver=10020), logging to tmp_path / "log"."""
+    monkeypatch.setenv("LORA_EDGE_STANDIN_LOG", str(tmp_path / "log"))
+    made: list[Cuda] = []
+
+    def make(**variables: object) -> Cuda:
+        for name, value in variables.items():
+            monkeypatch.setenv(f"LORA_EDGE_STANDIN_{name.upper()}", str(value))
+        made.append(Cuda())
+        return made[-1]
+
+    yield make
+    for cuda in made:
+        cuda.close()
+
+
+@pytest.fixture
+def cuda(cuda_machine: Callable[..., Cuda]) -> Cuda:
+    return cuda_machine()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from lora_edge.adapter_file import BaseInfo
-from lora_edge.quant import bf16_to_f32, f32_to_bf16
+from lora_edge.quant import f32_to_bf16
 
 Tensors = dict[str, np.ndarray]
 NAMES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "float64": "F64", "int32": "I32"}
@@ -41,10 +41,6 @@ def write_safetensors(path: Path, tensors: Tensors, metadata: dict[str, str] | N
 def random_array(rng: np.random.Generator, shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
     x = rng.standard_normal(shape).astype(np.float32)
     return f32_to_bf16(x) if dtype == "bf16" else x.astype(dtype)
-
-
-def as_f32(x: np.ndarray) -> np.ndarray:
-    return bf16_to_f32(x) if x.dtype == np.uint16 else x.astype(np.float32)
 
 
 def interleave(rows: np.ndarray, n_head: int) -> np.ndarray:

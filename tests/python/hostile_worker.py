@@ -25,7 +25,7 @@ import mutations
 import numpy as np
 from lora_edge.cli import info
 from lora_edge.model import Model
-from mutations import peft_folder
+from mutations import mlx_folder, peft_folder, torch_folder
 from tiny_gguf import Q8_0, tiny_model
 
 SECONDS = 2.0
@@ -36,7 +36,7 @@ CHAT = [{"role": "user", "content": "ab"}]
 def describe(path: Path) -> None:
     """`lora-edge info`; what it refuses, the runtime may still say more clearly."""
     with open(os.devnull, "w", encoding="utf-8") as out, redirect_stdout(out), suppress_clean():
-        info.run(argparse.Namespace(path=str(path), metadata=True, tensors=True))
+        info.run(argparse.Namespace(path=str(path), metadata=True, tensors=True, devices=False))
 
 
 @contextmanager
@@ -51,6 +51,11 @@ def suppress_clean() -> Iterator[None]:
 def use_model(path: Path) -> None:
     describe(path)
     with Model(path, threads=1) as model:
+        if not model.config.causal:
+            texts = ["ab é", ("a", "b"), [0, 0]] if model.need_encoder().tokenizer else [[0, 0, 0]]
+            assert model.embed(texts).shape == (len(texts), model.config.n_embd)
+            assert len(model.classify(texts)) == len(texts)
+            return
         if model.tokenizer is None:
             model.sequence().feed([0, 0, 0])
             return
@@ -104,7 +109,9 @@ class Cases:
         (folder / "base.gguf").write_bytes(tiny_model("llama", Q8_0).raw)
         self.base = Model(folder / "base.gguf", threads=1)
         self.peft = peft_folder(folder / "peft")
-        use_adapter(self.base, self.peft)  # imports and caches are made before anything is measured
+        self.torch, self.mlx = torch_folder(folder / "torch"), mlx_folder(folder / "mlx")
+        for adapter in (self.peft, self.torch, self.mlx):  # imports and caches are made before anything is measured
+            use_adapter(self.base, adapter)
         use_model(folder / "base.gguf")
         warnings.simplefilter("error", RuntimeWarning)
 
@@ -118,11 +125,11 @@ class Cases:
         path.write_bytes(raw)
         self._judge(name, len(raw), lambda: use_adapter(self.base, path))
 
-    def peft_adapter(self, name: str, config: bytes, weights: bytes) -> None:
-        path = self.folder / "damaged"
+    def peft_adapter(self, name: str, config: bytes, weights: bytes, file: str = "adapter_model.safetensors") -> None:
+        path = self.folder / f"damaged {file}"
         path.mkdir(exist_ok=True)
         (path / "adapter_config.json").write_bytes(config)
-        (path / "adapter_model.safetensors").write_bytes(weights)
+        (path / file).write_bytes(weights)
         self._judge(name, len(config) + len(weights), lambda: use_adapter(self.base, path))
 
     def _judge(self, name: str, size: int, use: Callable[[], None]) -> None:
@@ -160,6 +167,11 @@ def run_damaged(cases: Cases, seed: int, first: int, count: int, real: list[Path
             cases.model(str(number), mutations.damage_gguf(rng, file, other))
         elif number % 10 < 8:
             cases.adapter(str(number), mutations.damage_gguf(rng, part, other))
+        elif number % 30 == 9:
+            cases.peft_adapter(str(number), *mutations.damage_torch(rng, cases.torch), "adapter_model.bin")
+        elif number % 30 == 19:
+            weights = "adapters.safetensors"
+            cases.peft_adapter(str(number), *mutations.damage_peft(rng, cases.mlx, weights), weights)
         else:
             cases.peft_adapter(str(number), *mutations.damage_peft(rng, cases.peft))
 

@@ -8,10 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hf_folders import peft_tensors, write_peft
+from adapter_folders import mlx_tensors, state_dict_pickle, write_mlx, write_torch
+from hf_folders import Tensors, peft_tensors, write_peft
 from lora_edge.adapter_file import BaseInfo
 from lora_edge.gguf_file import open_gguf
-from tiny_gguf import BF16, F16, F32, Q8_0, File, Tensor, patch, tiny_adapter, tiny_model, write_gguf
+from tiny_encoder import tiny_encoder
+from tiny_gguf import (
+    BF16,
+    F16,
+    F32,
+    Q8_0,
+    File,
+    Tensor,
+    patch,
+    tiny_adapter,
+    tiny_adapter_of_all_kinds,
+    tiny_model,
+    write_gguf,
+)
 
 Rng = np.random.Generator
 NUMBERS = [0, 1, 2, 3, 5, 7, 8, 9, 10, 12, 31, 33, 64, 255, 256, 4095, 65535, 1 << 20, (1 << 24) + 1, (1 << 31) - 1,
@@ -48,12 +62,17 @@ def models(real: list[Path]) -> list[File]:
         ("qwen2", Q8_0),
         ("qwen3", BF16),
         ("qwen3", Q8_0),
+        ("gemma3", Q8_0),
+        ("phi3", F16),
+        ("gpt2", F32),
+        ("stablelm", Q8_0),
     ]
-    return [tiny_model(arch, kind) for arch, kind in tiny] + [rewritten(path) for path in real]
+    encoders = [tiny_encoder(), tiny_encoder(Q8_0, json_tokenizer=False)]
+    return [tiny_model(arch, kind) for arch, kind in tiny] + encoders + [rewritten(path) for path in real]
 
 
 def adapters() -> list[File]:
-    return [tiny_adapter("llama", kind, base=Q8_0) for kind in (F32, F16, BF16, Q8_0)]
+    return [*(tiny_adapter("llama", kind, base=Q8_0) for kind in (F32, F16, BF16, Q8_0)), tiny_adapter_of_all_kinds()]
 
 
 def change_field(rng: Rng, file: File, raw: bytes) -> bytes:
@@ -137,9 +156,9 @@ def damage_json(rng: Rng, text: bytes) -> bytes:
         return json.dumps(table).encode()
 
 
-def damage_peft(rng: Rng, folder: Path) -> tuple[bytes, bytes]:
+def damage_peft(rng: Rng, folder: Path, name: str = "adapter_model.safetensors") -> tuple[bytes, bytes]:
     """The configuration and the weights of `folder`, one of them or both damaged."""
-    weights = (folder / "adapter_model.safetensors").read_bytes()
+    weights = (folder / name).read_bytes()
     config = (folder / "adapter_config.json").read_bytes()
     which = rng.integers(3)
     if which != 0:
@@ -151,6 +170,37 @@ def damage_peft(rng: Rng, folder: Path) -> tuple[bytes, bytes]:
         if head == weights[8 : 8 + n]:
             weights = damage_bytes(rng, weights, config)
     return config, weights
+
+
+def damage_torch(rng: Rng, folder: Path) -> tuple[bytes, bytes]:
+    """The configuration and the checkpoint, of which the zip or the pickle in it is damaged."""
+    config = (folder / "adapter_config.json").read_bytes()
+    if rng.random() < 0.4:
+        return config, damage_bytes(rng, (folder / "adapter_model.bin").read_bytes(), config)
+    tensors = tensors_of_kinds()
+    raw = damage_bytes(rng, state_dict_pickle(tensors), config)
+    return config, write_torch(folder / "damaged.bin", tensors, raw).read_bytes()
+
+
+def tensors_of_kinds() -> Tensors:
+    """Factors with magnitudes, a whole output and trained rows."""
+    rng = np.random.default_rng(0)
+    tensors = peft_tensors(BASE, rng, dict.fromkeys([n for n in BASE.shapes if n != "token_embd.weight"], 4))
+    magnitudes = {n.replace("lora_B.weight", "lora_magnitude_vector"): x[:, 0] for n, x in tensors.items() if "_B" in n}
+    rows = rng.standard_normal((2, 32)).astype(np.float32)
+    return {**tensors, **magnitudes, "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": rows}
+
+
+def torch_folder(path: Path) -> Path:
+    config = {"use_dora": True, "trainable_token_indices": [3, 1]}
+    write_peft(path, {}, **config)
+    (path / "adapter_model.safetensors").unlink()
+    write_torch(path / "adapter_model.bin", tensors_of_kinds())
+    return path
+
+
+def mlx_folder(path: Path) -> Path:
+    return write_mlx(path, mlx_tensors(BASE, np.random.default_rng(0), dict.fromkeys(BASE.shapes, 4)))
 
 
 def peft_folder(path: Path) -> Path:

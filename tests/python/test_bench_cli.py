@@ -18,7 +18,7 @@ from lora_edge.bench.sensors import look, parse_throttled
 from lora_edge.bench.work import adapter_bytes, work_of
 from lora_edge.cli.bench_table import lines
 from lora_edge.cli.main import main
-from lora_edge.convert.merge import merge_adapters
+from lora_edge.convert.merge import merge
 from lora_edge.convert.random_adapter import write_random_adapter
 from lora_edge.gguf_file import open_gguf
 from lora_edge.model import Model
@@ -186,7 +186,7 @@ def test_merging_equals_running_beside(tied: bool, tmp_path: Path) -> None:
     parts = [(tmp_path / f"{name}.gguf", weight) for name, weight in weights.items()]
     ids = [int(i) for i in rng.integers(0, shape.n_vocab, 6)]
     for chosen in (parts, parts[1:]):
-        merge_adapters(tmp_path / "base.gguf", chosen, tmp_path / "merged.gguf")
+        merge(tmp_path / "base.gguf", chosen, tmp_path / "merged.gguf")
         with Model(tmp_path / "base.gguf", threads=1) as base, Model(tmp_path / "merged.gguf", threads=1) as merged:
             for path, _ in chosen:
                 base.load_adapter(path)

@@ -16,7 +16,6 @@ from conftest import SHARED, needs_shared
 from hf_folders import (
     CLASSES,
     Tensors,
-    as_f32,
     hf_module,
     interleave,
     tiny_config,
@@ -26,13 +25,8 @@ from hf_folders import (
 )
 from lora_edge.convert import cached_conversion, convert_model
 from lora_edge.model import Model
-from lora_edge.quant import f32_to_bf16, quantize_q8_0
-
-
-def fresh_rng() -> np.random.Generator:
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
-    print(f"seed {seed}")
-    return np.random.default_rng(seed)
+from lora_edge.quant import f32_to_bf16, quantize_q8_0, to_f32
+from tiny_models import fresh_rng
 
 
 class Made:
@@ -52,17 +46,20 @@ def made_from(folder: Path, config: dict[str, Any], tensors: Tensors, **options:
 
 def stored(x: np.ndarray, type: str) -> tuple[np.ndarray, str]:
     """What a source array must have become, and its GGUF type."""
-    x = as_f32(x)
+    x = to_f32(x)
     if x.ndim == 1 or type == "f32":
         return x, "F32"
-    if type == "f16" or (type == "q8_0" and x.shape[1] % 32):
+    if type == "f16" or (type in ("q8_0", "q4_0") and x.shape[1] % 32):
         return x.astype(np.float16), "F16"
+    if type == "q4_0":
+        return gguf.quants.quantize(x, gguf.GGMLQuantizationType.Q4_0), "Q4_0"
     return (quantize_q8_0(x), "Q8_0") if type == "q8_0" else (f32_to_bf16(x).view(np.uint8), "BF16")
 
 
 @pytest.mark.parametrize("cls", CLASSES)
 @pytest.mark.parametrize(
-    ("dtype", "type"), [("float32", "f32"), ("bf16", "q8_0"), ("float16", "bf16"), ("float32", "f16")]
+    ("dtype", "type"),
+    [("float32", "f32"), ("bf16", "q8_0"), ("float16", "bf16"), ("float32", "f16"), ("float32", "q4_0")],
 )
 def test_every_tensor(tmp_path: Path, cls: str, dtype: str, type: str) -> None:
     config = tiny_config(cls)
@@ -165,31 +162,32 @@ def test_rope_layouts(tmp_path: Path, layout: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cls", "fields", "n_ctx"),
+    ("cls", "fields", "window"),
     [
         ("MistralForCausalLM", {"sliding_window": 40}, 40),
-        ("MistralForCausalLM", {"sliding_window": 400}, 96),
-        ("LlamaForCausalLM", {"sliding_window": 40}, 96),
-        ("Qwen2ForCausalLM", {"sliding_window": 40, "use_sliding_window": False}, 96),
-        ("Qwen2ForCausalLM", {"sliding_window": 40, "use_sliding_window": True, "max_window_layers": 2}, 96),
+        ("MistralForCausalLM", {"sliding_window": 400}, 0),
+        ("MistralForCausalLM", {"sliding_window": None, "max_position_embeddings": 9000}, 0),
+        ("Qwen2ForCausalLM", {"sliding_window": None, "use_sliding_window": True, "max_window_layers": 0,
+                              "max_position_embeddings": 9000}, 0),
+        ("LlamaForCausalLM", {"sliding_window": 40}, 0),
+        ("Qwen2ForCausalLM", {"sliding_window": 40, "use_sliding_window": False}, 0),
+        ("Qwen2ForCausalLM", {"sliding_window": 40, "use_sliding_window": True, "max_window_layers": 2}, 0),
         ("Qwen2ForCausalLM", {"sliding_window": 40, "use_sliding_window": True, "max_window_layers": 1}, 40),
         ("Qwen3ForCausalLM", {"sliding_window": 40, "use_sliding_window": True,
-            "layer_types": ["full_attention"] * 2}, 96),
+            "layer_types": ["full_attention"] * 2}, 0),
         ("Qwen3ForCausalLM", {"sliding_window": 40, "use_sliding_window": True,
                               "layer_types": ["full_attention", "sliding_attention"]}, 40),
     ],
 )  # fmt: skip
-def test_a_sliding_window_bounds_the_context(tmp_path: Path, cls: str, fields: dict[str, Any], n_ctx: int) -> None:
+def test_a_sliding_window_is_kept(tmp_path: Path, cls: str, fields: dict[str, Any], window: int) -> None:
     config = tiny_config(cls, **fields)
     made = made_from(tmp_path, config, tiny_weights(config, fresh_rng()))
-    assert made.meta[f"{CLASSES[cls]}.context_length"] == 96
+    n_ctx = config["max_position_embeddings"]
+    assert made.meta[f"{CLASSES[cls]}.context_length"] == n_ctx
     with Model(made.path) as model:
-        assert model.n_ctx == model.config.n_ctx_train == n_ctx
-    if n_ctx == 40:
-        with pytest.raises(ValueError, match=r"n_ctx is 41, but .* sliding window of 40 positions"):
-            Model(made.path, n_ctx=41)
-    else:
-        Model(made.path, n_ctx=500).close()
+        assert model.config.n_ctx_train == n_ctx
+        assert model.config.window == window
+    Model(made.path, n_ctx=500).close()
 
 
 @pytest.mark.parametrize("n_shards", [1, 3])
@@ -222,7 +220,7 @@ def test_shards(tmp_path: Path, n_shards: int) -> None:
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"architectures": ["GemmaForCausalLM"]}, "GemmaForCausalLM"),
-    ({"architectures": None, "model_type": "gpt2"}, "gpt2"),
+    ({"architectures": None, "model_type": "bloom"}, "bloom"),
     ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
     ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
     ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "longrope"),
@@ -343,6 +341,9 @@ def test_a_folder_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_model(folder, {**config, "rope_theta": 777.0}, tiny_weights(config, fresh_rng()))
     second = cached_conversion(folder)
     assert second != first and Made(second).meta["llama.rope.freq_base"] == 777.0
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text("{}")
+    assert cached_conversion(folder) != second
 
 
 def test_the_output_is_a_regular_file(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from conftest import SHARED, needs_shared
 from hf_folders import tiny_config, tiny_weights, write_model
 from lora_edge.convert import convert_model
 from lora_edge.gguf_file import open_gguf
+from lora_edge.pretokenizers import byte_alphabet
 from lora_edge.tokenizer import Tokenizer
 from tokenizers import (
     Regex,
@@ -247,7 +248,12 @@ def test_chat_templates(tmp_path: Path) -> None:
         assert meta.get("tokenizer.chat_template.tools") == ("T" if wanted == "D" else None)
     files = {"tokenizer_config__json": {"chat_template": "old"}, "chat_template__jinja": "{{ new }}é"}
     meta = convert(tmp_path, 265, tokenizer__json=spm_json(), **files)
-    assert meta["tokenizer.chat_template"] == "{{ new }}é"
+    assert meta["tokenizer.chat_template"] == "{{ new }}é" and "tokenizer.chat_templates" not in meta
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "rag.jinja").write_text("{{ r }}", "utf-8")
+    meta = convert(tmp_path, 265, tokenizer__json=spm_json(), **files)
+    assert (meta["tokenizer.chat_template"], meta["tokenizer.chat_template.rag"]) == ("{{ new }}é", "{{ r }}")
+    assert meta["tokenizer.chat_templates"] == ["rag"]
 
 
 def broken(**changes: Any) -> dict[str, Any]:
@@ -281,5 +287,85 @@ def test_unfaithful_tokenizers_are_refused(tmp_path: Path, source: object, messa
 
 
 def test_a_slow_tokenizer_is_not_silently_dropped(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"tokenizer\.model but no tokenizer\.json"):
-        convert(tmp_path, 265, tokenizer__model="x")
+    with pytest.raises(ValueError, match=r"vocab\.json, but no tokenizer\.json"):
+        convert(tmp_path / "bpe", 265, vocab__json={})
+    for damage in ("x", "\x0a\x7f", "\x0f", "\x0a\x02\x15\x00", "\x0a\x03\x0a\x01\x7f" * 265):
+        with pytest.raises(ValueError, match=r"tokenizer\.model"):
+            convert(tmp_path / "spm", 265, tokenizer__model=damage)
+        assert not (tmp_path / "spm" / "out.gguf").exists()
+
+
+def test_more_ends_than_a_file_can_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"4 tokens end a generation.*'b'"):
+        convert(tmp_path, 265, tokenizer__json=spm_json(), generation_config__json={"eos_token_id": [2, 263, 262, 261]})
+
+
+def phi3_json() -> dict[str, Any]:
+    """Special tokens that eat the space after them, as Phi-3's do."""
+    source = spm_json()
+    plain = source["added_tokens"][0]
+    source["added_tokens"] += [
+        {**plain, "id": 265, "content": "<|endoftext|>"},
+        {**plain, "id": 266, "content": "<|user|>", "rstrip": True},
+    ]
+    return source
+
+
+@pytest.mark.parametrize("name", ["mine", "My-Phi-3-tuned"])
+def test_tokens_that_eat_space(tmp_path: Path, name: str) -> None:
+    """Only the model's name says so, to llama.cpp and to us."""
+    (tmp_path / name).mkdir()
+    meta = convert(tmp_path / name, 267, tokenizer__json=phi3_json())
+    assert meta["general.name"] == (name if name != "mine" else "mine (phi-3)")
+    made, original = Tokenizer.from_metadata(meta), HfTokenizer.from_str(json.dumps(phi3_json()))
+    for text in ("<|user|>\n ab", "<|user|> ab<|endoftext|> a", "<s> a"):
+        assert made.encode(text, special=True, add_bos=False) == original.encode(text).ids, text
+
+
+def test_gemma_like_tokenizers(tmp_path: Path) -> None:
+    """Spaces are marked, none is put in front, and runs of them are tokens that are looked for in the text."""
+    source = spm_json()
+    mark = "\u2581"
+    source["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": mark}
+    source["pre_tokenizer"] = {
+        "type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False,
+    }  # fmt: skip
+    source["model"]["vocab"][mark * 2] = 265
+    source["model"]["merges"].insert(0, f"{mark} {mark}")
+    source["added_tokens"].append({**source["added_tokens"][0], "id": 265, "content": mark * 2, "special": False})
+    meta = convert(tmp_path, 266, tokenizer__json=source)
+    assert meta["tokenizer.ggml.add_space_prefix"] is False
+    assert (meta["tokenizer.ggml.tokens"][265], meta["tokenizer.ggml.token_type"][265]) == ("  ", 4)
+    made, original = Tokenizer.from_metadata(meta), HfTokenizer.from_str(json.dumps(source))
+    for text in ("ab a b", "a  b", "a   b", " a", "ab  é"):
+        assert made.encode(text, add_bos=False) == original.encode(text).ids, text
+
+
+@pytest.mark.parametrize(
+    ("digits", "normalizer", "whole", "pre"),
+    [(3, None, True, "llama-bpe"), (3, None, False, "dbrx"), (1, "NFC", False, "qwen2"), (1, None, False, "stablelm2"),
+     (0, "NFC", False, "olmo"), (0, None, False, "gpt-2")],
+)  # fmt: skip
+@pytest.mark.parametrize("removed", [False, True])
+def test_names_of_pretokenizers(
+    tmp_path: Path, digits: int, normalizer: str | None, whole: bool, pre: str, removed: bool
+) -> None:
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": not digits}
+    cuts: list[dict[str, Any]] = [level]
+    if digits:
+        pattern = {"Regex": WORDS % (r"\p{N}{1,3}" if digits == 3 else r"\p{N}")}
+        behavior = "Removed" if removed else "Isolated"
+        cuts.insert(0, {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": removed})
+    letters = sorted(byte_alphabet())
+    source = {
+        "version": "1.0", "added_tokens": [], "post_processor": None, "decoder": None,
+        "normalizer": normalizer and {"type": normalizer},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": cuts},
+        "model": {"type": "BPE", "ignore_merges": whole, "vocab": {c: i for i, c in enumerate([*letters, "12", "123"])},
+                  "merges": ["1 2"] if whole else ["1 2", "12 3"]},
+    }  # fmt: skip
+    meta = convert(tmp_path, len(letters) + 2, tokenizer__json=source)
+    assert meta["tokenizer.ggml.pre"] == pre
+    made, original = Tokenizer.from_metadata(meta), HfTokenizer.from_str(json.dumps(source))
+    for text in ("12345 123", "Don't stop\n\n  now, e\u0301!", "x=12;"):
+        assert made.encode(text, add_bos=False) == original.encode(text).ids, text

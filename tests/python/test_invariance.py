@@ -19,7 +19,11 @@ from lora_edge.model import Model
 from lora_edge.sequence import Sequence
 from tiny_models import Shape, fresh_rng, random_factors, random_ids, tiny_model, write_adapter
 
-KINDS = [("llama", "f32"), ("llama", "q8_0"), ("qwen2", "q8_0"), ("qwen3", "f16"), ("qwen3", "q8_0"), ("llama", "bf16")]
+KINDS = [
+    ("llama", "f32"), ("llama", "q8_0"), ("qwen2", "q8_0"), ("qwen3", "f16"), ("qwen3", "q8_0"), ("llama", "bf16"),
+    ("gemma2", "q8_0"), ("gemma3", "f16"), ("phi3", "q8_0"), ("gpt2", "f32"), ("olmo2", "q8_0"), ("granite", "f16"),
+    ("stablelm", "q8_0"), ("smollm3", "bf16"),
+]  # fmt: skip
 
 
 class Case:

@@ -7,14 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 from lora_edge.quant import bf16_to_f32, dequantize_q8_0, f32_to_bf16, quantize_q8_0
+from tiny_models import fresh_rng
 
 Q8_0, BF16 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.BF16
-
-
-def fresh_rng() -> np.random.Generator:
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
-    print(f"seed {seed}")
-    return np.random.default_rng(seed)
 
 
 def test_q8_0_equals_ggml() -> None:

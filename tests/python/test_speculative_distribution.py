@@ -19,7 +19,7 @@ DRAWS = 2000
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     """Eight tokens, each likely enough after any other."""
     rng = np.random.default_rng(5)
-    shape = random_shape(rng, "llama", n_vocab=8, n_ctx=128, n_layer=1, tied=False)
+    shape = random_shape(rng, "llama", n_vocab=8, n_ctx=128, n_layer=1, tied=False, extra={})
     tensors = random_tensors(rng, shape)
     tensors["output.weight"] *= np.float32(0.3)
     with Model(write_model(tmp_path_factory.mktemp("small") / "base.gguf", shape, tensors), threads=1) as model:

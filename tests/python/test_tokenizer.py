@@ -231,7 +231,7 @@ def test_streaming_costs_the_same_for_every_token() -> None:
 TOKENS, TYPES, SCORES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.scores"
 LIES: list[tuple[str, object]] = [
     ("tokenizer.ggml.model", None),
-    ("tokenizer.ggml.model", "bert"),
+    ("tokenizer.ggml.model", "t5"),
     ("tokenizer.ggml.model", 3),
     (TOKENS, None),
     (TOKENS, []),
@@ -294,7 +294,9 @@ def test_merges_of_unknown_tokens_are_refused(line: str) -> None:
 
 
 def test_other_pretokenizers_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"tokenizer\.ggml\.pre 'tekken' is not supported; known: default, gpt-2"):
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.ggml\.pre 'tekken' is not supported; known: dbrx, default, gpt-2"
+    ):
         Tokenizer.from_metadata(small_vocabulary("gpt-2") | {"tokenizer.ggml.pre": "tekken"})
 
 

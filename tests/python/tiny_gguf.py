@@ -150,6 +150,16 @@ def bpe_vocab(n: int) -> dict[str, object]:
     }
 
 
+# Metadata of the architectures of `tiny_model`, without their names before it.
+OWN_KEYS: dict[str, dict[str, object]] = {
+    "gemma3": {"attention.sliding_window": 5, "attention.sliding_window_pattern": np.array([True]),
+               "final_logit_softcapping": 30.0, "rope.freq_base_swa": 500.0},
+    "phi3": {"attention.sliding_window": 3, "rope.scaling.original_context_length": 16,
+             "rope.scaling.attn_factor": 1.2},
+    "stablelm": {"rope.dimension_count": 2, "use_parallel_residual": False},
+}  # fmt: skip
+
+
 def tiny_model(
     arch: str = "llama",
     kind: int = F32,
@@ -159,7 +169,8 @@ def tiny_model(
     metadata: Mapping[str, object] | None = None,
     version: int = 3,
 ) -> File:
-    """One layer; d 8 (32 for Q8_0), 2 heads, 1 KV head, ffn 12 (32). `metadata` is laid over the usual."""
+    """One layer; d 8 (32 for Q8_0), 2 heads, 1 KV head, ffn 12 (32). Architectures: llama, qwen2, qwen3, gemma3, phi3,
+    gpt2, stablelm. `metadata` is laid over the usual, None taking an entry away."""
     rng = np.random.default_rng(seed)
     d, ffn = (32, 32) if kind == Q8_0 else (8, 12)
     meta: dict[str, object] = {
@@ -174,20 +185,41 @@ def tiny_model(
         f"{arch}.attention.layer_norm_rms_epsilon": 1e-5,
         f"{arch}.rope.freq_base": 10000.0,
     }
+    layer_norm = arch in ("gpt2", "stablelm")
+    if layer_norm:
+        meta[f"{arch}.attention.layer_norm_epsilon"] = meta.pop(f"{arch}.attention.layer_norm_rms_epsilon")
+    meta |= {f"{arch}.{key}": value for key, value in OWN_KEYS.get(arch, {}).items()}
     meta |= spm_vocab(n_vocab) if arch == "llama" else bpe_vocab(n_vocab)
-    meta |= metadata or {}
+    meta = {key: value for key, value in (meta | dict(metadata or {})).items() if value is not None}
     shapes = {
         "token_embd": (n_vocab, d), "blk.0.attn_q": (d, d), "blk.0.attn_k": (d // 2, d),
         "blk.0.attn_v": (d // 2, d), "blk.0.attn_output": (d, d), "blk.0.ffn_gate": (ffn, d),
         "blk.0.ffn_up": (ffn, d), "blk.0.ffn_down": (d, ffn),
     }  # fmt: skip
+    if arch in ("phi3", "gpt2"):
+        for part in ("attn_q", "attn_k", "attn_v", "ffn_gate"):
+            del shapes[f"blk.0.{part}"]
+        shapes |= {"blk.0.attn_qkv": (2 * d, d), "blk.0.ffn_up": (2 * ffn if arch == "phi3" else ffn, d)}
     tensors = {f"{n}.weight": pack(rng.standard_normal(s).astype(np.float32), kind) for n, s in shapes.items()}
-    vectors = {"output_norm.weight": d, "blk.0.attn_norm.weight": d, "blk.0.ffn_norm.weight": d}
+    norms = ["output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"]
+    if arch == "gemma3":
+        norms += ["blk.0.post_attention_norm", "blk.0.post_ffw_norm"]
+    floats: dict[str, tuple[int, ...]] = {f"{norm}.weight": (d,) for norm in norms}
+    if layer_norm:
+        floats |= {f"{norm}.bias": (d,) for norm in norms}
     if arch == "qwen2":
-        vectors |= {"blk.0.attn_q.bias": d, "blk.0.attn_k.bias": d // 2, "blk.0.attn_v.bias": d // 2}
-    if arch == "qwen3":
-        vectors |= {"blk.0.attn_q_norm.weight": d // 2, "blk.0.attn_k_norm.weight": d // 2}
-    tensors |= {n: pack(rng.standard_normal(k).astype(np.float32), F32) for n, k in vectors.items()}
+        floats |= {"blk.0.attn_q.bias": (d,), "blk.0.attn_k.bias": (d // 2,), "blk.0.attn_v.bias": (d // 2,)}
+    if arch in ("qwen3", "gemma3"):
+        floats |= {"blk.0.attn_q_norm.weight": (d // 2,), "blk.0.attn_k_norm.weight": (d // 2,)}
+    if arch == "stablelm":
+        floats |= {"blk.0.attn_q_norm.weight": (2, d // 2), "blk.0.attn_k_norm.weight": (1, d // 2)}
+    if arch == "gpt2":
+        floats |= {"position_embd.weight": (64, d), "blk.0.attn_qkv.bias": (2 * d,)}
+    if arch == "phi3":
+        floats |= {"rope_factors_long.weight": (d // 4,), "rope_factors_short.weight": (d // 4,)}
+    for name, shape in floats.items():
+        x = rng.standard_normal(shape).astype(np.float32)
+        tensors[name] = pack(np.abs(x) + 0.1 if name.startswith("rope") else x, F32)
     return write_gguf(meta, tensors, version=version)
 
 
@@ -206,6 +238,27 @@ def tiny_adapter(arch: str = "llama", kind: int = F32, *, seed: int = 0, base: i
     for stem, n, k in (("attn_q", d, d), ("ffn_down", d, ffn)):
         tensors[f"blk.0.{stem}.weight.lora_a"] = pack(rng.standard_normal((r, k)).astype(np.float32), kind)
         tensors[f"blk.0.{stem}.weight.lora_b"] = pack(rng.standard_normal((n, r)).astype(np.float32), kind)
+    return write_gguf(meta, tensors)
+
+
+def tiny_adapter_of_all_kinds(arch: str = "llama", n_vocab: int = 40) -> File:
+    """DoRA on q, a bias of lora_B on ffn_down, a whole embedding, a whole v in Q8_0, with its bias where the base has
+    one, and invocation tokens; for the tiny model in Q8_0."""
+    rng = np.random.default_rng(0)
+    meta = {
+        "general.architecture": arch, "general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": 4.0,
+        "adapter.alora.invocation_tokens": np.array([0, 0], np.uint32),
+    }  # fmt: skip
+    shapes = {
+        "blk.0.attn_q.weight.lora_a": (2, 32), "blk.0.attn_q.weight.lora_b": (32, 2),
+        "blk.0.attn_q.weight.lora_magnitude": (32,), "blk.0.ffn_down.weight.lora_a": (2, 32),
+        "blk.0.ffn_down.weight.lora_b": (32, 2), "blk.0.ffn_down.weight.lora_b.bias": (32,),
+        "token_embd.weight.modules_to_save": (n_vocab, 32), "blk.0.attn_v.weight.modules_to_save": (16, 32),
+    }  # fmt: skip
+    if arch == "qwen2":
+        shapes["blk.0.attn_v.bias.modules_to_save"] = (16,)
+    kinds = {"blk.0.attn_v.weight.modules_to_save": Q8_0}
+    tensors = {n: pack(rng.standard_normal(s).astype(np.float32), kinds.get(n, F32)) for n, s in shapes.items()}
     return write_gguf(meta, tensors)
 
 

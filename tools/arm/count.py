@@ -32,16 +32,31 @@ MODELLED = {
     "neon_i8mm": ["neoverse-n2", "cortex-a510"],
 }
 
+_DOTPROD_QUANTS = {  # of both tables: the one with int8 matrix products takes these from the one below it
+    "matmul_q4_0_m1": "(8 products + 7 scales + 8 unpacking + 6 loads) / 128",
+    "matmul_q4_0": "(32 products + 28 scales + 17 loads) / 512",
+    "matmul_q4_k_m1": "(8 products + 9 scales + 6 unpacking + 6 loads) / 128",
+    "matmul_q4_k": "(32 products + 32 scales + 18 loads) / 512",
+    "matmul_q6_k_m1": "(8 products + 13 scales + 18 unpacking + 8 loads) / 128",
+    "matmul_q6_k": "(32 products + 40 scales + 19 loads) / 512",
+}
+
 # What no kernel can do without: products, applying the scales of blocks (or widening halves), and loading each operand
 # once per tile, two registers to an instruction. Not in it: zeroing and folding sums, arranging operands, loops, calls.
-# An exponential is 15 instructions, 5 copies of addends that a multiply-add overwrites, and an upper limit that softmax
-# doesn't need.
+# Smaller blocks than Q8_0's also have to be unpacked. An exponential is 15 instructions, 5 copies of addends that a
+# multiply-add overwrites, and an upper limit that softmax doesn't need.
 BOUNDS = {
     "neon": {
         "matmul_q8_0_m1": "(48 products + 8 scales + 18 loads) / 256",
         "matmul_q8_0_m2": "(48 products + 7 scales + 12 loads) / 256",
         "matmul_q8_0_m3": "(72 products + 10 scales + 14 loads) / 384",
         "matmul_q8_0": "(96 products + 13 scales + 16 loads) / 512",
+        "matmul_q4_0_m1": "(20 products + 7 scales + 8 unpacking + 6 loads) / 128",
+        "matmul_q4_0": "(60 products + 21 scales + 11 loads) / 384",
+        "matmul_q4_k_m1": "(20 products + 9 scales + 6 unpacking + 6 loads) / 128",
+        "matmul_q4_k": "(60 products + 24 scales + 12 loads) / 384",
+        "matmul_q6_k_m1": "(24 products + 13 scales + 18 unpacking + 8 loads) / 128",
+        "matmul_q6_k": "(72 products + 39 scales + 13 loads) / 384",
         "matmul_f16_m1": "(16 products + 16 widenings + 6 loads) / 64",
         "matmul_f16_m8": "(24 products + 8 widenings + 8 loads) / 96",
         "lowrank_f16_m1": "(8 products + 8 widenings + 3 loads) / 32",
@@ -63,6 +78,7 @@ BOUNDS = {
         "matmul_q8_0_m4": "(32 products + 13 scales + 16 loads) / 512",
         "matmul_q8_0_m8": "(64 products + 25 scales + 18 loads) / 1024",
         "matmul_q8_0": "(64 products + 24 scales + 15 loads) / 1024",
+        **_DOTPROD_QUANTS,
     },
     "neon_i8mm": {
         "matmul_q8_0_m1": "(16 products + 8 scales + 18 loads) / 256",
@@ -71,6 +87,7 @@ BOUNDS = {
         "matmul_q8_0_m4": "(16 products + 13 scales + 14 loads) / 512",
         "matmul_q8_0_m8": "(32 products + 25 scales + 18 loads) / 1024",
         "matmul_q8_0": "(32 products + 24 scales + 15 loads) / 1024",
+        **_DOTPROD_QUANTS,
     },
 }
 
@@ -79,7 +96,7 @@ HEAD = """\
 # Executed instructions of the ARM kernels
 
 Written by `make arm-counts` (tools/arm/count.py); `make arm-counts-check` fails where a count is over 2 % above. Counts
-are those of a whole call per multiply-add: m tokens, 64 outputs and depth 2,048 for Q8_0, 8 outputs for f16 (A·x), 64
+are those of a whole call per multiply-add: m tokens, 64 outputs and depth 2,048 for blocks, 8 outputs for f16 (A·x), 64
 outputs and rank 16 for the low-rank update (B·u); `page`: the scores or values of 64 positions, head size 64. `_more`:
 256 further tokens, without the packing of weights. The bound is what products, block scales and loads of each operand
 once per tile take. Per element: softmax of a page (`_part`: of 33 positions, 3 queries) and work on rows of 2,048.
@@ -131,7 +148,7 @@ def counts(build: Path, table: str, plugin: Path) -> dict[str, float]:
     more = "matmul_q8_0_m256", "matmul_q8_0_m512"
     result[f"{more[0]}_more"] = (executed[more[1]] - executed[more[0]]) / (units[more[1]] - units[more[0]])
     del result[more[1]]
-    return {name: n for name, n in result.items() if table == "neon" or name.startswith("matmul_q8_0")}
+    return {name: n for name, n in result.items() if table == "neon" or name.startswith("matmul_q")}
 
 
 def count_all(build: Path) -> dict[tuple[str, str], float]:
@@ -148,8 +165,9 @@ def loop_rows(build: Path) -> list[str]:
             best: dict[str, tuple[float, str]] = {}  # of a tile's loops the one that is not the remainder
             for loop in innermost_loops(path):
                 macs = loop.macs()
-                if "tile<" not in loop.function or macs < 32 or re.search(r"<\(DType\)[02]", loop.function):
-                    continue  # f32 and bf16 are f16's twins
+                twin = re.search(r"<\(DType\)[02]|unpacked_tile<.*(Q4_1|Q5|Iq4Nl|Q2_K|Q3_K)", loop.function)
+                if "tile<" not in loop.function or macs < 32 or twin:
+                    continue  # f32 and bf16 are f16's twins; of smaller blocks three types stand for all
                 cycles = [(cpu, loop.cycles(cpu)) for cpu in cpus]
                 cells = [f"{cpu} {c:.0f} ({c / macs:.4f}; {len(loop.body) / c:.2f})" for cpu, c in cycles]
                 name = loop.function.replace("(DType)1", "f16")

@@ -2,35 +2,36 @@
 
     python tools/builtin/train.py --out build/builtin --into python/lora_edge/builtin
 
-Needs torch, transformers and peft. Everything follows from --seed; the last bits of the floats also depend on
-the machine and the version of torch.
+Needs the extra train, and transformers for the base's first weights. A run that was stopped goes on from its last
+checkpoint. Everything follows from --seed; the last bits of the floats also depend on the machine and the version of
+torch.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from domain.samples import VIEWS, Sample, held_out
-from evaluation import exact_match, rounded
-from export import export
-from peft import LoraConfig, PeftModel, get_peft_model
-from training import batches, fit
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from evaluation import exact_match
+from lora_edge.convert import convert_adapter, convert_model
+from lora_edge.convert.merge import merge
+from lora_edge.model import Model
+from training import run
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from vocabulary import train_vocabulary
 
-LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 CONTEXT = 256
 VOCAB = 1600
 RANK, ALPHA = 16, 32
-BASE = ({"steps": 8000, "rate": 3e-3, "decay": 0.05}, {"steps": 5000, "rate": 2e-3, "decay": 0.05})  # a restart
-ADAPTER = {"steps": 2000, "rate": 2e-3, "decay": 0.0}
-BATCH_TOKENS = 1200
+# Steps, and settings; the base with a restart.
+BASE = ((8000, {"lr": 3e-3, "weight_decay": 0.05}), (5000, {"lr": 2e-3, "weight_decay": 0.05}))
+ADAPTER = (2000, {"lr": 2e-3})
 HANDWRITTEN = Path(__file__).parent / "handwritten.json"  # not from the templates
 
 
@@ -55,58 +56,58 @@ def new_base(tok: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
     )
 
 
-def train_base(out: Path, seed: int, scale: float) -> None:
-    """Vocabulary and base -> out/base."""
+def train_base(out: Path, seed: int, scale: float, threads: int) -> None:
+    """Vocabulary and base -> out/base-f32.gguf and out/base.gguf, as it ships."""
     tok = train_vocabulary(VOCAB, seed)
-    model = new_base(tok, seed)
-    for i, part in enumerate(BASE):
-        stream = batches(tok, "base", tokens=BATCH_TOKENS, notes=0.05, context=CONTEXT, seed=seed + 1 + 10 * i)
-        fit(model, stream, steps=int(part["steps"] * scale), rate=part["rate"], decay=part["decay"], label="base")
-    model.save_pretrained(out / "base")
-    tok.save_pretrained(out / "base")
+    new_base(tok, seed).save_pretrained(out / "new")
+    tok.save_pretrained(out / "new")
+    base = convert_model(out / "new", out / "new.gguf", type="f32", name="lora_edge built-in home")
+    for i, (steps, words) in enumerate(BASE):
+        folder = out / f"base-{i}"
+        run(
+            base, "base", folder, int(steps * scale), method="full", notes=0.05, type="f32", threads=threads,
+            context=CONTEXT, seed=seed + 1 + 10 * i, **words,
+        )  # fmt: skip
+        base = folder / "model.gguf"
+    shutil.copyfile(base, out / "base-f32.gguf")
+    merge(base, [], out / "base.gguf", type="q8_0")
 
 
-def load_base(out: Path) -> tuple[LlamaForCausalLM, Any]:
-    """The base and the tokenizer of an earlier stage."""
-    model = LlamaForCausalLM.from_pretrained(out / "base", dtype=torch.float32)
-    return model, AutoTokenizer.from_pretrained(out / "base")
+def train_adapter(out: Path, view: str, seed: int, scale: float, threads: int) -> None:
+    """An adapter on the frozen base as it ships -> out/<view>."""
+    steps, words = ADAPTER
+    run(
+        out / "base.gguf", view, out / view, int(steps * scale), method="lora", rank=RANK, alpha=ALPHA, notes=0.0,
+        type="f16", threads=threads, context=CONTEXT, seed=seed + 2, **words,
+    )  # fmt: skip
 
 
-def train_adapter(out: Path, view: str, seed: int, scale: float) -> None:
-    """An adapter on the frozen base, rounded as it will be used -> out/<view>."""
-    base, tok = load_base(out)
-    torch.manual_seed(seed)
-    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=LINEARS, task_type="CAUSAL_LM")
-    model = get_peft_model(rounded(base), config)
-    stream = batches(tok, view, tokens=BATCH_TOKENS, notes=0.0, context=CONTEXT, seed=seed + 2)
-    steps = int(ADAPTER["steps"] * scale)
-    fit(model, stream, steps=steps, rate=ADAPTER["rate"], decay=ADAPTER["decay"], label=view)
-    model.save_pretrained(str(out / view))
-
-
-def evaluate(out: Path, seed: int, n: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Exact match on `n` held-out requests and, for JSON, on the handwritten ones.
-
-    For the base as trained and as rounded to Q8_0.
-    """
+def evaluate(out: Path, seed: int, n: int, threads: int) -> dict[str, dict[str, float]]:
+    """Exact match on `n` held-out requests and, for JSON, on the handwritten ones."""
     samples = held_out(n, seed + 3)
     rows = json.loads(HANDWRITTEN.read_text(encoding="utf-8"))
     handwritten = [Sample(row["text"], {"json": row["json"]}, "handwritten") for row in rows]
-    figures: dict[str, dict[str, dict[str, float]]] = {}
-    for weights in ("f32", "q8_0"):
-        show = 12 if weights == "q8_0" else 0
-        figures[weights] = {}
-        for view in VIEWS:
-            base, tok = load_base(out)
-            model = base if weights == "f32" else rounded(base)
-            if view != "base":
-                model = PeftModel.from_pretrained(model, str(out / view))
-            found = exact_match(model, tok, samples, view, show)
-            if view == "json":
-                found["handwritten"] = exact_match(model, tok, handwritten, view, show)["all"]
-            figures[weights][view] = found
-            print(weights, view, found, flush=True)
+    figures: dict[str, dict[str, float]] = {}
+    model = Model(out / "base.gguf", threads=threads)
+    for view in VIEWS:
+        adapter = None if view == "base" else model.load_adapter(out / view, name=view).name
+        figures[view] = exact_match(model, adapter, samples, view, show=12)
+        if view == "json":
+            figures[view]["handwritten"] = exact_match(model, adapter, handwritten, view)["all"]
+        print(view, figures[view], flush=True)
     return figures
+
+
+def export(out: Path, into: Path) -> None:
+    """out/base.gguf and the adapters -> into/*.gguf, with out/card.json beside them."""
+    into.mkdir(parents=True, exist_ok=True)
+    files = {view: into / f"{view}.gguf" for view in VIEWS}
+    shutil.copyfile(out / "base.gguf", files["base"])
+    for view in VIEWS[1:]:
+        convert_adapter(out / view, files["base"], files[view], type="f16", name=f"lora_edge built-in {view}")
+    card = json.loads((out / "card.json").read_text())
+    sizes = {file.name: file.stat().st_size for file in files.values()}
+    (into / "card.json").write_text(json.dumps({**card, "bytes": sizes}, indent=1) + "\n")
 
 
 def main() -> None:
@@ -120,18 +121,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--scale", type=float, default=1.0, help="a factor on all numbers of steps, for a quick try")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     log = args.out / "card.json"
     card = json.loads(log.read_text()) if log.exists() else {"seconds": {}}
     for stage in args.stage:
         start = time.time()
         if stage == "base":
-            train_base(args.out, args.seed, args.scale)
+            train_base(args.out, args.seed, args.scale, args.threads)
         elif stage in VIEWS:
-            train_adapter(args.out, stage, args.seed, args.scale)
+            train_adapter(args.out, stage, args.seed, args.scale, args.threads)
         elif stage == "evaluate":
-            card["exact_match"] = evaluate(args.out, args.seed, 600)
+            card["exact_match"] = evaluate(args.out, args.seed, 600, args.threads)
         elif stage == "export" and args.into:
             export(args.out, args.into)
         card["seconds"][stage] = round(time.time() - start)

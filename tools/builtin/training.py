@@ -1,32 +1,30 @@
-"""The stream of batches and the training loop, for the base and for an adapter alike."""
+"""The examples that the base and the adapters learn from, and their runs on lora_edge's own trainer."""
 
 from __future__ import annotations
 
-import math
 import random
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from domain.notes import note
 from domain.samples import draw_from, misspell, record
-from peft import PeftModel
-from transformers import PreTrainedTokenizerFast
+from lora_edge.model import Model
+from lora_edge.tokenizer import Tokenizer
+from lora_edge.train import Plan, train
+from lora_edge.train.data import Data, Example
 
 # The base learns all three answers: the English one for a request as it is, the others where a tag asks for them.
 # An adapter then makes one of these the answer to the request as it is.
 TAGS = {"json": "\nJSON:\n", "german": "\nGerman:\n"}
 TAGGED = 0.5  # share of the base's requests that carry a tag
-_IGNORED = -100  # the label of tokens that aren't learned
-_POOL = 2048  # rows drawn at once, then sorted by length into batches
-
-Row = tuple[list[int], list[int]]  # ids, labels
+ROWS = 48  # examples a step: about 1,600 tokens
 
 
-def _sample_row(tok: PreTrainedTokenizerFast, view: str, rng: random.Random) -> Row:
-    """BOS, request, maybe a newline, answer, EOS. Only the answer and EOS are learned, so that the
-    model answers as soon as the text stops instead of guessing on."""
+def _sample(tok: Tokenizer, view: str, rng: random.Random) -> tuple[list[int], list[bool]]:
+    """BOS, request, maybe a newline, answer, EOS. Only the answer and EOS are learned, so that the model answers as
+    soon as the text stops instead of guessing on."""
     sample = draw_from(lambda s: s.split == "train", rng)
     text = misspell(sample.text, rng) if rng.random() < 0.06 else sample.text
     ending = rng.choice(("", "\n"))
@@ -34,94 +32,61 @@ def _sample_row(tok: PreTrainedTokenizerFast, view: str, rng: random.Random) -> 
         view = rng.choice(list(TAGS))
         ending = TAGS[view]
     asked = tok.encode(text + ending)
-    answer = [*tok.encode(sample.answers[view], add_special_tokens=False), tok.eos_token_id]
-    return asked + answer, [_IGNORED] * len(asked) + answer
+    answer = [*tok.encode(sample.answers[view], add_bos=False), _eos(tok)]
+    return asked + answer, [False] * len(asked) + [True] * len(answer)
 
 
-def _note_row(tok: PreTrainedTokenizerFast, rng: random.Random) -> Row:
+def _note(tok: Tokenizer, rng: random.Random) -> tuple[list[int], list[bool]]:
     text = note(rng) if rng.random() < 0.5 else record(rng)
-    ids = [*tok.encode(text), tok.eos_token_id]
-    return ids, [_IGNORED, *ids[1:]]
+    ids = [*tok.encode(text), _eos(tok)]
+    return ids, [False] + [True] * (len(ids) - 1)
 
 
-def _row(tok: PreTrainedTokenizerFast, view: str, notes: float, context: int, rng: random.Random) -> Row:
-    """One row: mostly one document, sometimes several, so that all positions are met."""
+def _eos(tok: Tokenizer) -> int:
+    assert tok.eos_id is not None
+    return tok.eos_id
+
+
+def _example(tok: Tokenizer, view: str, notes: float, context: int, line: int, rng: random.Random) -> Example:
+    """Mostly one document, sometimes several, so that all positions are met."""
     ids: list[int] = []
-    labels: list[int] = []
+    learn: list[bool] = []
     for _ in range(1 if rng.random() > 0.06 else rng.randint(2, 5)):
-        more = _note_row(tok, rng) if rng.random() < notes else _sample_row(tok, view, rng)
+        more = _note(tok, rng) if rng.random() < notes else _sample(tok, view, rng)
         if len(ids) + len(more[0]) > context:
             break
-        ids, labels = ids + more[0], labels + more[1]
-    return ids, labels
+        ids, learn = ids + more[0], learn + more[1]
+    return Example(np.array(ids, np.int32), np.array(learn), line)
 
 
-def batches(
-    tok: PreTrainedTokenizerFast, view: str, *, tokens: int, notes: float, context: int, seed: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless fresh batches of (ids, labels), each [rows, length] with about `tokens` tokens."""
+def examples(tok: Tokenizer, view: str, n: int, *, notes: float, context: int, seed: int) -> list[Example]:
+    """n fresh ones; the same seed draws the same."""
     rng = random.Random(seed)
-    while True:
-        rows = [_row(tok, view, notes, context, rng) for _ in range(_POOL)]
-        rows.sort(key=lambda row: len(row[0]))
-        groups: list[list[Row]] = [[]]
-        for row in rows:
-            if len(row[0]) * (len(groups[-1]) + 1) > tokens:
-                groups.append([])
-            groups[-1].append(row)
-        rng.shuffle(groups)
-        for group in groups:
-            if not group:
-                continue
-            length = max(len(ids) for ids, _ in group)
-            ids = torch.full((len(group), length), tok.eos_token_id)
-            labels = torch.full((len(group), length), _IGNORED)
-            for i, (row_ids, row_labels) in enumerate(group):
-                ids[i, : len(row_ids)] = torch.tensor(row_ids)
-                labels[i, : len(row_labels)] = torch.tensor(row_labels)
-            yield ids, labels
+    return [_example(tok, view, notes, context, line, rng) for line in range(1, n + 1)]
 
 
-def _loss(core: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the learned tokens; logits are computed for those alone."""
-    wanted = labels[:, 1:]
-    learned = wanted != _IGNORED
-    hidden = core.model(input_ids=ids).last_hidden_state[:, :-1][learned]
-    return torch.nn.functional.cross_entropy(core.lm_head(hidden), wanted[learned])
-
-
-def fit(
-    model: torch.nn.Module,
-    stream: Iterator[tuple[torch.Tensor, torch.Tensor]],
-    *,
+def run(
+    base: Path,
+    view: str,
+    out: Path,
     steps: int,
-    rate: float,
-    decay: float,
-    label: str,
-) -> float:
-    """Trains what requires a gradient: AdamW, warm-up, cosine to zero. Returns the last mean loss."""
-    weights = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in weights if p.dim() > 1], "weight_decay": decay},
-        {"params": [p for p in weights if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
-    model.train()
-    core: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    start, mean, seen = time.time(), math.nan, 0
-    for step in range(steps):
-        warm = min(1.0, (step + 1) / 100)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
-        ids, labels = next(stream)
-        loss = _loss(core, ids, labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        mean = loss.item() if math.isnan(mean) else 0.98 * mean + 0.02 * loss.item()
-        seen += ids.numel()
-        if (step + 1) % 200 == 0:
-            rate_now = seen / (time.time() - start)
-            print(f"{label}: step {step + 1}/{steps} loss {mean:.4f} {rate_now:.0f} tokens/s", flush=True)
-    return mean
+    *,
+    notes: float,
+    type: str,
+    threads: int,
+    context: int,
+    seed: int,
+    say: Callable[[str], None] = print,
+    **words: Any,
+) -> Path:
+    """Trains `base`, or an adapter of it, for `steps` steps on examples that each come once -> the folder `out`."""
+    model = Model(base, threads=threads)
+    drawn = examples(model.need_tokenizer(), view, steps * ROWS, notes=notes, context=context, seed=seed)
+    trained = train(
+        model, Data(train=drawn, valid=[], test=[]), out, steps=steps, batch_size=ROWS, max_length=context, seed=seed,
+        schedule="cosine", warmup=min(0.1, 100 / steps), type=type, resume=True, plan=Plan(save_every=500), say=say,
+        **words,
+    )  # fmt: skip
+    if not trained.result.finished:
+        raise SystemExit(f"{out}: stopped after step {trained.result.steps} of {steps}")
+    return out

@@ -1,11 +1,13 @@
-// Kernels for the Advanced SIMD of every aarch64 CPU: float weights here, Q8_0 in neon_q8.cpp, rows of activations in
-// neon_rows.cpp.
+// Kernels for the Advanced SIMD of every aarch64 CPU: float weights here, Q8_0 in neon_q8.cpp, smaller blocks in
+// neon_quants.cpp, rows of activations in neon_rows.cpp.
 #include "kernels/arm/neon_common.h"
 #include "kernels/peak.h"
 
 namespace lora_edge::neon {
 
 void install_q8(Table&);
+void install_quants(Table&);
+void install_gradient(Table&);
 void install_rows(Table&);
 
 namespace {
@@ -162,7 +164,9 @@ void lowrank(const LowRankArgs& a) {
 template <DType type>
 void dequantize(const void* w, float* out, int k) {
   const uint8_t* from = static_cast<const uint8_t*>(w);
-  for (int i = 0; i < k; i += 4) store_some(out + i, load_some<type>(from + i * kSize<type>, k - i), k - i);
+  int i = 0;
+  for (; i + 4 <= k; i += 4) vst1q_f32(out + i, load4<type>(from + i * kSize<type>));
+  if (i < k) store_some(out + i, load_some<type>(from + i * kSize<type>, k - i), k - i);
 }
 
 void f32_to_f16(const float* x, uint16_t* out, int n) {
@@ -210,6 +214,8 @@ void install(Table& t) {
   install_type<DType::f16>(t);
   install_type<DType::bf16>(t);
   install_q8(t);
+  install_quants(t);
+  install_gradient(t);
   install_rows(t);
   t.f32_to_f16 = f32_to_f16;
   t.int8_peak = int8_peak;

@@ -4,6 +4,7 @@
 #error "built with dot products only"
 #endif
 #include "kernels/arm/q8_panel.h"
+#include "kernels/arm/quant_matmul.h"
 #include "kernels/peak.h"
 
 namespace lora_edge::neon_dotprod {
@@ -114,6 +115,42 @@ struct DotPanel {
   static void swap(float32x4_t*) {}
 };
 
+// Smaller blocks, unpacked into scratch. For more than a few tokens w[e] holds the weights 4e to 4e + 3 of each of the
+// 4 rows there too, and nothing is folded.
+struct UnpackedDots {
+  static constexpr int kTokens = 4, kFew = 2;
+
+  static void arrange(int8_t (*w)[16]) {
+    int8x16_t v[8];
+    float32x4_t none[1];
+    each<8>([&](auto e) { v[e] = vld1q_s8(w[e]); });
+    DotPanel::arrange(v, none);
+    each<8>([&](auto e) { vst1q_s8(w[e], v[e]); });
+  }
+
+  template <class F>
+  static void dots(const Unpacked<F>& block, const int8x16_t* x, int32x4_t* half) {
+    half[0] = half[1] = vdupq_n_s32(0);
+    each<8>([&](auto e) {
+      int32x4_t& to = half[F::kHalves && e >= 4];
+      to = vdotq_laneq_s32(to, vld1q_s8(block.w[e]), x[e / 4], e % 4);
+    });
+  }
+
+  template <class F>
+  static void few_dots(const Unpacked<F>& block, const int8x16_t* x, int32x4_t* half) {
+    int32x4_t sum[2][4];
+    each<4>([&](auto r) {
+      each<2>([&](auto h) {
+        const int32x4_t before = F::kHalves || h == 0 ? vdupq_n_s32(0) : sum[0][r];
+        sum[F::kHalves && h == 1][r] = vdotq_s32(before, vld1q_s8(block.w[2 * r + h]), x[h]);
+      });
+    });
+    each<F::kHalves ? 2 : 1>(
+        [&](auto h) { half[h] = vpaddq_s32(vpaddq_s32(sum[h][0], sum[h][1]), vpaddq_s32(sum[h][2], sum[h][3])); });
+  }
+};
+
 void matmul(const MatmulArgs& a) {
   if (a.m <= DotRows::kTokens)
     rows_matmul<DotRows>(a);
@@ -123,9 +160,13 @@ void matmul(const MatmulArgs& a) {
 
 }  // namespace
 
+void install_gradient(Table&);
+
 void install(Table& t) {
   t.name = "neon_dotprod";
   t.matmul[static_cast<int>(DType::q8_0)] = matmul;
+  install_unpacked<UnpackedDots>(t);
+  install_gradient(t);
   t.int8_peak = int8_peak;
 }
 

@@ -53,7 +53,7 @@ void dequantize_keys(const int8_t* q, const uint16_t* scales, int d, float* out)
 }
 
 // One block of any numbers.
-void quantize_block(const float* x, int8_t* q, float* d, int32_t* s) {
+void quantize_block(const float* x, int8_t* q, float* d, int16_t* s) {
   const float32x4_t high = vdupq_n_f32(127.0f), low = vdupq_n_f32(-127.0f);
   const uint32x4_t infinity = vdupq_n_u32(0x7f800000u);
   uint32x4_t max = vdupq_n_u32(0);  // the bits of floats >= 0, which order as they do
@@ -63,7 +63,7 @@ void quantize_block(const float* x, int8_t* q, float* d, int32_t* s) {
   }
   *d = vget_lane_f32(vreinterpret_f32_u32(vdup_n_u32(vmaxvq_u32(max))), 0) / 127.0f;
   const float inverse = *d != 0.0f ? 1.0f / *d : 0.0f;
-  int16x8_t total = vdupq_n_s16(0);
+  int16x8_t sum[kBlock / 8];
   for (int e = 0; e < kBlock; e += 8) {
     int16x4_t part[2];
     for (int h = 0; h < 2; ++h) {
@@ -72,15 +72,15 @@ void quantize_block(const float* x, int8_t* q, float* d, int32_t* s) {
       v = vbslq_f32(vcgtq_f32(v, low), v, low);  // also NaN
       part[h] = vmovn_s32(vcvtq_s32_f32(v));
     }
-    total = vaddq_s16(total, vcombine_s16(part[0], part[1]));
-    vst1_s8(q + e, vmovn_s16(vcombine_s16(part[0], part[1])));
+    sum[e / 8] = vcombine_s16(part[0], part[1]);
+    vst1_s8(q + e, vmovn_s16(sum[e / 8]));
   }
-  *s = vaddlvq_s16(total);
+  for (int h = 0; h < 2; ++h) s[h] = vaddvq_s16(vaddq_s16(sum[2 * h], sum[2 * h + 1]));
 }
 
 // Four blocks, whose scales are divided together. Where these are normal numbers, no quotient rounds to more than 127,
 // and the integers need no limits; where one is not, false.
-__attribute__((flatten)) bool quantize_four(const float* x, int8_t* q, float* d, int32_t* s) {
+__attribute__((flatten)) bool quantize_four(const float* x, int8_t* q, float* d, int16_t* s) {
   float32x4_t max[4];
   each<4>([&](auto b) {
     float32x4_t v[8];
@@ -95,7 +95,7 @@ __attribute__((flatten)) bool quantize_four(const float* x, int8_t* q, float* d,
   if (vmaxvq_u32(above) >= 0x7f000000u) return false;                                         // or infinity, or NaN
   const float32x4_t inverse = vdivq_f32(vdupq_n_f32(1.0f), scale);
   vst1q_f32(d, scale);
-  int16x8_t sum[4];
+  int16x8_t sum[8];  // of half blocks
   each<4>([&](auto b) {
     float32x4_t v[8];
     load_floats<8>(x + b * kBlock, v);
@@ -109,20 +109,20 @@ __attribute__((flatten)) bool quantize_four(const float* x, int8_t* q, float* d,
       const int8x16_t low = vreinterpretq_s8_s16(narrow[2 * i]), high = vreinterpretq_s8_s16(narrow[2 * i + 1]);
       vst1q_s8(q + b * kBlock + 16 * i, vuzp1q_s8(low, high));
     });
-    sum[b] = vaddq_s16(vaddq_s16(narrow[0], narrow[1]), vaddq_s16(narrow[2], narrow[3]));
+    each<2>([&](auto h) { sum[2 * b + h] = vaddq_s16(narrow[2 * h], narrow[2 * h + 1]); });
   });
-  const int16x8_t pairs = vpaddq_s16(vpaddq_s16(sum[0], sum[1]), vpaddq_s16(sum[2], sum[3]));  // at most 32 · 127
-  vst1q_s32(s, vpaddlq_s16(pairs));
+  each<4>([&](auto i) { sum[i] = vpaddq_s16(sum[2 * i], sum[2 * i + 1]); });
+  vst1q_s16(s, vpaddq_s16(vpaddq_s16(sum[0], sum[1]), vpaddq_s16(sum[2], sum[3])));  // at most 16 · 127
   return true;
 }
 
-void quantize(const float* x, int8_t* q, float* d, int32_t* s, int k) {
+void quantize(const float* x, int8_t* q, float* d, int16_t* s, int k) {
   const int blocks = k / kBlock;
   for (int b = 0; b < blocks; b += 4) {
     const int first = b + 4 <= blocks || blocks < 4 ? b : blocks - 4;  // the last four again, rather than fewer
     const int last = first + 4 < blocks ? first + 4 : blocks;
-    if (last - first == 4 && quantize_four(x + first * kBlock, q + first * kBlock, d + first, s + first)) continue;
-    for (int i = first; i < last; ++i) quantize_block(x + i * kBlock, q + i * kBlock, d + i, s + i);
+    if (last - first == 4 && quantize_four(x + first * kBlock, q + first * kBlock, d + first, s + 2 * first)) continue;
+    for (int i = first; i < last; ++i) quantize_block(x + i * kBlock, q + i * kBlock, d + i, s + 2 * i);
   }
 }
 

@@ -180,6 +180,92 @@ __attribute__((flatten)) void swiglu(const float* gate, const float* up, float* 
   });
 }
 
+void layer_norm(const float* x, const float* w, const float* b, float eps, int n, float* out) {
+  float32x4_t sum[4], square[4];
+  each<4>([&](auto q) { sum[q] = square[q] = vdupq_n_f32(0.0f); });
+  each16(n, [&](int i, auto lanes) {  // lanes past the end add 0 to what is never -0
+    const Lanes v = lanes.load(x + i);
+    each<4>([&](auto q) { sum[q] = vaddq_f32(sum[q], v.v[q]); });
+  });
+  const float mean = reduce16(sum) / static_cast<float>(n);
+  const auto centred = [&](const Lanes& v) {
+    return lanes_of([&](auto q) { return vsubq_f32(v.v[q], vdupq_n_f32(mean)); });
+  };
+  each16(n, [&](int i, auto lanes) {
+    const Lanes d = lanes.or_zero(centred(lanes.load(x + i)));
+    each<4>([&](auto q) { square[q] = vfmaq_f32(square[q], d.v[q], d.v[q]); });
+  });
+  const float variance = reduce16(square) / static_cast<float>(n);
+  const float scale = 1.0f / vget_lane_f32(vsqrt_f32(vdup_n_f32(variance + eps)), 0);
+  each16(n, [&](int i, auto lanes) {
+    const Lanes d = centred(lanes.load(x + i)), by = lanes.load(w + i);
+    Lanes y = lanes_of([&](auto q) { return vmulq_f32(vmulq_n_f32(d.v[q], scale), by.v[q]); });
+    if (b) {
+      const Lanes bias = lanes.load(b + i);
+      y = lanes_of([&](auto q) { return vaddq_f32(y.v[q], bias.v[q]); });
+    }
+    lanes.store(out + i, y);
+  });
+}
+
+struct GeluTanh {
+  ExpConstants k;
+  Lanes operator()(const Lanes& x) const {
+    Lanes e = lanes_of([&](auto q) {
+      const float32x4_t z =
+          vfmaq_f32(vdupq_n_f32(1.5957691216057308f), vmulq_f32(x.v[q], x.v[q]), vdupq_n_f32(0.071354816272283f));
+      return vnegq_f32(vmulq_f32(x.v[q], z));
+    });
+    exp_each<4>(k, e.v);
+    return lanes_of([&](auto q) { return vdivq_f32(x.v[q], vaddq_f32(vdupq_n_f32(1.0f), e.v[q])); });
+  }
+};
+
+struct GeluErf {
+  ExpConstants k;
+  Lanes operator()(const Lanes& x) const {
+    const float32x4_t one = vdupq_n_f32(1.0f);
+    Lanes e = lanes_of([&](auto q) { return vmulq_n_f32(vmulq_f32(x.v[q], x.v[q]), -0.5f); });
+    exp_each<4>(k, e.v);
+    return lanes_of([&](auto q) {
+      const float32x4_t t = vdivq_f32(one, vfmaq_f32(one, vabsq_f32(x.v[q]), vdupq_n_f32(0.231641887f)));
+      float32x4_t p = vdupq_n_f32(0.5307027145f);
+      constexpr float kCoefficients[] = {-0.7265760135f, 0.7107068705f, -0.142248368f, 0.127414796f};
+      for (const float c : kCoefficients) p = vfmaq_f32(vdupq_n_f32(c), p, t);
+      const float32x4_t tail = vmulq_f32(vmulq_f32(p, t), e.v[q]);
+      return vmulq_f32(x.v[q], vbslq_f32(vcltzq_f32(x.v[q]), tail, vsubq_f32(one, tail)));
+    });
+  }
+};
+
+template <class Activation>
+void gated(const float* gate, const float* up, float* out, int n) {
+  const Activation activation;
+  each16(n, [&](int i, auto lanes) {
+    Lanes y = activation(lanes.load(gate + i));
+    if (up) {
+      const Lanes u = lanes.load(up + i);
+      y = lanes_of([&](auto q) { return vmulq_f32(y.v[q], u.v[q]); });
+    }
+    lanes.store(out + i, y);
+  });
+}
+
+void soft_cap(float* x, float scale, float cap, int n) {
+  const ExpConstants k;
+  const float by = -2.0f * scale / cap;
+  each16(n, [&](int i, auto lanes) {
+    const Lanes v = lanes.load(x + i);
+    Lanes e = lanes_of([&](auto q) { return vmulq_n_f32(v.v[q], by); });
+    exp_each<4>(k, e.v);
+    lanes.store(x + i, lanes_of([&](auto q) {
+                  const float32x4_t one = vdupq_n_f32(1.0f);
+                  const float32x4_t tanh = vsubq_f32(vdivq_f32(vdupq_n_f32(2.0f), vaddq_f32(one, e.v[q])), one);
+                  return vbslq_f32(vceqq_f32(v.v[q], v.v[q]), vmulq_n_f32(tanh, cap), v.v[q]);
+                }));
+  });
+}
+
 void rope(float* x, const float* cos, const float* sin, int n_rot, bool interleaved) {
   const int half = n_rot / 2;
   int i = 0;
@@ -216,7 +302,11 @@ void install_rows(Table& t) {
   t.softmax_merge = softmax_merge;
   t.add = add;
   t.rms_norm = rms_norm;
+  t.layer_norm = layer_norm;
   t.swiglu = swiglu;
+  t.gelu_tanh = gated<GeluTanh>;
+  t.gelu_erf = gated<GeluErf>;
+  t.soft_cap = soft_cap;
   t.rope = rope;
   t.sum_exp = sum_exp;
 }

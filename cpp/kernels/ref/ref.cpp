@@ -36,37 +36,9 @@ void matmul(const MatmulArgs& a) {
       a.y[i * a.ldy + j] = dot16<type>(static_cast<const uint8_t*>(a.w) + j * a.w_stride, a.x + i * a.ldx, a.k);
 }
 
-void matmul_q8(const MatmulArgs& a) {
-  const int blocks = a.k / kBlock;
-  for (int i = 0; i < a.m; ++i) {
-    const int8_t* xq = a.xq + static_cast<size_t>(i) * a.k;
-    const float* xd = a.xd + static_cast<size_t>(i) * blocks;
-    for (int j = a.n0; j < a.n1; ++j) {
-      const uint8_t* row = static_cast<const uint8_t*>(a.w) + j * a.w_stride;
-      float acc = 0.0f;
-      for (int b = 0; b < blocks; ++b) {
-        BlockQ8_0 block;
-        std::memcpy(&block, row + b * sizeof(block), sizeof(block));
-        int dot = 0;
-        for (int e = 0; e < kBlock; ++e) dot += block.qs[e] * xq[b * kBlock + e];
-        acc = std::fmaf(f16_to_f32(block.d) * xd[b], static_cast<float>(dot), acc);
-      }
-      a.y[i * a.ldy + j] = acc;
-    }
-  }
-}
-
 template <DType type>
 void dequantize(const void* w, float* out, int k) {
   for (int i = 0; i < k; ++i) out[i] = load<type>(w, i);
-}
-
-void dequantize_q8(const void* w, float* out, int k) {
-  for (int b = 0; b < k / kBlock; ++b) {
-    BlockQ8_0 block;
-    std::memcpy(&block, static_cast<const uint8_t*>(w) + b * sizeof(block), sizeof(block));
-    for (int e = 0; e < kBlock; ++e) out[b * kBlock + e] = f16_to_f32(block.d) * block.qs[e];
-  }
 }
 
 template <DType type>
@@ -143,7 +115,7 @@ void dequantize_keys(const int8_t* q, const uint16_t* scales, int d, float* out)
     for (int j = 0; j < n; ++j) out[t * n + j] = f16_to_f32(scales[t / kBlock * n + j]) * q[t * n + j];
 }
 
-void quantize_q8(const float* x, int8_t* q, float* d, int32_t* s, int k) {
+void quantize_q8(const float* x, int8_t* q, float* d, int16_t* s, int k) {
   for (int b = 0; b < k / kBlock; ++b) {
     float max = 0.0f;
     for (int e = 0; e < kBlock; ++e) {
@@ -152,13 +124,13 @@ void quantize_q8(const float* x, int8_t* q, float* d, int32_t* s, int k) {
     }
     d[b] = max / 127.0f;
     const float inverse = d[b] != 0.0f ? 1.0f / d[b] : 0.0f;
-    s[b] = 0;
+    s[2 * b] = s[2 * b + 1] = 0;
     for (int e = 0; e < kBlock; ++e) {
       float v = std::nearbyintf(x[b * kBlock + e] * inverse);  // above 127 only where 1/d lost all precision
       v = v > 127.0f ? 127.0f : v;
       v = v > -127.0f ? v : -127.0f;  // also NaN
       q[b * kBlock + e] = static_cast<int8_t>(v);
-      s[b] += q[b * kBlock + e];
+      s[2 * b + e / 16] = static_cast<int16_t>(s[2 * b + e / 16] + q[b * kBlock + e]);
     }
   }
 }
@@ -177,6 +149,49 @@ void rms_norm(const float* x, const float* w, float eps, int n, float* out) {
   for (int i = 0; i < n; ++i) out[i] = x[i] * scale * w[i];
 }
 
+void layer_norm(const float* x, const float* w, const float* b, float eps, int n, float* out) {
+  float sum[kLanes] = {}, square[kLanes] = {};
+  for (int i = 0; i < n; ++i) sum[i % kLanes] += x[i];
+  const float mean = reduce16(sum) / static_cast<float>(n);
+  for (int i = 0; i < n; ++i) square[i % kLanes] = std::fmaf(x[i] - mean, x[i] - mean, square[i % kLanes]);
+  const float scale = 1.0f / std::sqrt(reduce16(square) / static_cast<float>(n) + eps);
+  for (int i = 0; i < n; ++i) {
+    out[i] = (x[i] - mean) * scale * w[i];
+    if (b) out[i] += b[i];
+  }
+}
+
+// 0.5 · x · (1 + tanh(z)) = x / (1 + exp(-2z)) with z = sqrt(2 / pi) · (x + 0.044715 x³).
+float gelu_tanh(float x) {
+  constexpr float kTwice = 1.5957691216057308f, kCubic = 0.071354816272283f;  // 2 sqrt(2 / pi), and 0.044715 of it
+  return x / (1.0f + exp_poly(-(x * std::fmaf(x * x, kCubic, kTwice))));
+}
+
+// x · Φ(x): half of erfc(|x| / sqrt(2)) is tail = p(t) · exp(-x² / 2) with t = 1 / (1 + 0.3275911 |x| / sqrt(2)), p
+// being half of the published polynomial; Φ is tail below 0 and 1 - tail above.
+float gelu_erf(float x) {
+  const float t = 1.0f / std::fmaf(std::fabs(x), 0.231641887f, 1.0f);
+  float p = 0.5307027145f;
+  p = std::fmaf(p, t, -0.7265760135f);
+  p = std::fmaf(p, t, 0.7107068705f);
+  p = std::fmaf(p, t, -0.142248368f);
+  p = std::fmaf(p, t, 0.127414796f);
+  const float tail = p * t * exp_poly(x * x * -0.5f);
+  return x * (x < 0.0f ? tail : 1.0f - tail);
+}
+
+template <float (*activation)(float)>
+void gated(const float* gate, const float* up, float* out, int n) {
+  for (int i = 0; i < n; ++i) out[i] = up ? activation(gate[i]) * up[i] : activation(gate[i]);
+}
+
+// tanh(z) = 2 / (1 + exp(-2z)) - 1.
+void soft_cap(float* x, float scale, float cap, int n) {
+  const float by = -2.0f * scale / cap;
+  for (int i = 0; i < n; ++i)
+    if (x[i] == x[i]) x[i] = cap * (2.0f / (1.0f + exp_poly(x[i] * by)) - 1.0f);
+}
+
 void swiglu(const float* gate, const float* up, float* out, int n) {
   for (int i = 0; i < n; ++i) out[i] = gate[i] / (1.0f + exp_poly(-gate[i])) * up[i];
 }
@@ -192,26 +207,22 @@ void rope(float* x, const float* cos, const float* sin, int n_rot, bool interlea
   }
 }
 
+template <DType type>
+void install_type(Table& t) {
+  t.matmul[static_cast<int>(type)] = matmul<type>;
+  t.dequantize[static_cast<int>(type)] = dequantize<type>;
+  t.lowrank[static_cast<int>(type)] = lowrank<type>;
+  t.transpose[static_cast<int>(type)] = transpose<type>;
+}
+
 }  // namespace
 
 void install(Table& t) {
   t.name = "ref";
-  t.matmul[0] = matmul<DType::f32>;
-  t.matmul[1] = matmul<DType::f16>;
-  t.matmul[2] = matmul<DType::bf16>;
-  t.matmul[3] = matmul_q8;
-  t.dequantize[0] = dequantize<DType::f32>;
-  t.dequantize[1] = dequantize<DType::f16>;
-  t.dequantize[2] = dequantize<DType::bf16>;
-  t.dequantize[3] = dequantize_q8;
-  t.lowrank[0] = lowrank<DType::f32>;
-  t.lowrank[1] = lowrank<DType::f16>;
-  t.lowrank[2] = lowrank<DType::bf16>;
-  t.lowrank[3] = nullptr;
-  t.transpose[0] = transpose<DType::f32>;
-  t.transpose[1] = transpose<DType::f16>;
-  t.transpose[2] = transpose<DType::bf16>;
-  t.transpose[3] = nullptr;
+  install_type<DType::f32>(t);
+  install_type<DType::f16>(t);
+  install_type<DType::bf16>(t);
+  install_quants(t);
   t.softmax_page = softmax_page;
   t.softmax_merge = softmax_merge;
   t.dequantize_keys = dequantize_keys;
@@ -219,7 +230,11 @@ void install(Table& t) {
   t.f32_to_f16 = to_f16;
   t.add = add;
   t.rms_norm = rms_norm;
+  t.layer_norm = layer_norm;
   t.swiglu = swiglu;
+  t.gelu_tanh = gated<gelu_tanh>;
+  t.gelu_erf = gated<gelu_erf>;
+  t.soft_cap = soft_cap;
   t.rope = rope;
   t.sum_exp = sum_exp;
   t.int8_peak = int8_peak;

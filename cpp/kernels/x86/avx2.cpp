@@ -1,10 +1,13 @@
-// The AVX2 + FMA + F16C table: floats of any type here, Q8_0 in avx2_q8.cpp.
+// The AVX2 + FMA + F16C table: floats of any type here, weights in blocks in avx2_q8.cpp, rows of activations in
+// avx2_rows.cpp.
 #include "kernels/peak.h"
 #include "kernels/x86/avx2_common.h"
 
 namespace lora_edge::avx2 {
 
 void install_q8(Table&);
+void install_gradient(Table&);
+void install_rows(Table&);
 
 namespace {
 
@@ -104,7 +107,9 @@ template <DType type, int kTokens, int kVectors, bool kPart>
 void update_tile(const uint8_t* b, size_t n, int r, const float* u, size_t ldu, float* y, size_t ldy, int count) {
   const __m256i mask = lane_mask(count);
   __m256 acc[kTokens][kVectors];
+#pragma GCC unroll 4  // else GCC takes the sums through memory
   for (int i = 0; i < kTokens; ++i)
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       const float* p = y + static_cast<size_t>(i) * ldy + v * kLanes;
       acc[i][v] = kPart ? _mm256_maskload_ps(p, mask) : _mm256_loadu_ps(p);
@@ -119,7 +124,9 @@ void update_tile(const uint8_t* b, size_t n, int r, const float* u, size_t ldu, 
       for (int i = 0; i < kTokens; ++i) acc[i][v] = _mm256_fmadd_ps(ut[i], w, acc[i][v]);
     }
   }
+#pragma GCC unroll 4
   for (int i = 0; i < kTokens; ++i)
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       float* p = y + static_cast<size_t>(i) * ldy + v * kLanes;
       if (kPart)
@@ -185,158 +192,12 @@ void dequantize(const void* w, float* out, int k) {
     _mm256_maskstore_ps(out + i, lane_mask(k - i), load_part<type>(p + static_cast<size_t>(i) * kSize<type>, k - i));
 }
 
-// Adds Σ exp(x - max) in dot16's lanes, and calls keep(i, lanes, exponentials).
-template <class Keep>
-float exp_sum(const float* x, float max, int n, Keep keep) {
-  const __m256 m = _mm256_set1_ps(max);
-  __m256 low = _mm256_setzero_ps(), high = _mm256_setzero_ps();
-  int i = 0;
-  constexpr int kVectors = 4;
-  for (; i + kVectors * kLanes <= n; i += kVectors * kLanes) {
-    __m256 e[kVectors];
-    for (int v = 0; v < kVectors; ++v) e[v] = _mm256_sub_ps(_mm256_loadu_ps(x + i + v * kLanes), m);
-    exp_each<kVectors>(e);
-    for (int v = 0; v < kVectors; ++v) keep(i + v * kLanes, AllLanes{}, e[v]);
-    for (int v = 0; v < kVectors; v += 2) {
-      low = _mm256_add_ps(low, e[v]);
-      high = _mm256_add_ps(high, e[v + 1]);
-    }
-  }
-  const auto rest = [&](int at) {  // a missing lane adds +0 to a sum that is never -0
-    const FirstLanes lanes{lane_mask(n - at)};
-    const __m256 e = exp8(_mm256_sub_ps(lanes.load(x + at), m));
-    keep(at, lanes, e);
-    return lanes.select(e, _mm256_setzero_ps());
-  };
-  for (; i < n; i += 2 * kLanes) {
-    low = _mm256_add_ps(low, rest(i));
-    if (i + kLanes < n) high = _mm256_add_ps(high, rest(i + kLanes));
-  }
-  return reduce16(low, high);
-}
-
-float sum_exp(const float* x, float max, int n) {
-  return exp_sum(x, max, n, [](int, auto, __m256) {});
-}
-
-void scale_row(float* x, float by, int n) {
-  const __m256 s = _mm256_set1_ps(by);
-  each8(n, [&](int i, auto lanes) { lanes.store(x + i, _mm256_mul_ps(lanes.load(x + i), s)); });
-}
-
-// Scales x and returns the largest of it and `max`. The operand order passes over NaN, as ref.cpp does.
-float scale_and_max(float* x, float by, int n, float max) {
-  const __m256 s = _mm256_set1_ps(by);
-  __m256 best = _mm256_set1_ps(max);
-  each8(n, [&](int i, auto lanes) {
-    const __m256 v = _mm256_mul_ps(lanes.load(x + i), s);
-    lanes.store(x + i, v);
-    best = _mm256_max_ps(lanes.select(v, best), best);
-  });
-  return max8(best);
-}
-
-inline float exp1(float x) { return _mm256_cvtss_f32(exp8(_mm256_set1_ps(x))); }
-
-// Query by query each step would wait for the one before; step by step the queries overlap.
-void softmax_page(float* p, int n, int m, float scale, float* state, size_t ld, int d) {
-  constexpr int kQueries = 16;
-  for (int q0 = 0; q0 < m; q0 += kQueries) {
-    const int queries = m - q0 < kQueries ? m - q0 : kQueries;
-    float max[kQueries], sum[kQueries];
-    alignas(32) float keep[kQueries] = {};
-    const auto scores = [&](int q) { return p + (q0 + q) * kPagePositions; };
-    const auto state_of = [&](int q) { return state + static_cast<size_t>(q0 + q) * ld; };
-    for (int q = 0; q < queries; ++q) {
-      max[q] = scale_and_max(scores(q), scale, n, state_of(q)[d]) + 0.0f;
-      keep[q] = state_of(q)[d] - max[q];
-    }
-    __m256 e[kQueries / kLanes];
-    for (int v = 0; v < kQueries / kLanes; ++v) e[v] = _mm256_load_ps(keep + v * kLanes);
-    exp_each<kQueries / kLanes>(e);
-    for (int v = 0; v < kQueries / kLanes; ++v) _mm256_store_ps(keep + v * kLanes, e[v]);
-    for (int q = 0; q < queries; ++q)
-      sum[q] = exp_sum(scores(q), max[q], n, [x = scores(q)](int i, auto lanes, __m256 v) { lanes.store(x + i, v); });
-    for (int q = 0; q < queries; ++q) {
-      float* s = state_of(q);
-      s[d] = max[q];
-      s[d + 1] = __builtin_fmaf(s[d + 1], keep[q], sum[q]);
-      if (keep[q] != 1.0f) scale_row(s, keep[q], d);
-    }
-  }
-}
-
-void softmax_merge(float* state, const float* later, int d) {
-  const float max = later[d] > state[d] ? later[d] : state[d];
-  const float keep = exp1(state[d] - max), add = exp1(later[d] - max);
-  each8(d, [&](int i, auto lanes) {
-    const __m256 kept = _mm256_mul_ps(lanes.load(state + i), _mm256_set1_ps(keep));
-    lanes.store(state + i, _mm256_fmadd_ps(lanes.load(later + i), _mm256_set1_ps(add), kept));
-  });
-  state[d] = max;
-  state[d + 1] = __builtin_fmaf(later[d + 1], add, state[d + 1] * keep);
-}
-
 void f32_to_f16(const float* x, uint16_t* out, int n) {
   int i = 0;
   for (; i + kLanes <= n; i += kLanes)
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i),
                      _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
   for (; i < n; ++i) out[i] = _cvtss_sh(x[i], _MM_FROUND_TO_NEAREST_INT);
-}
-
-void add(float* y, const float* x, int n) {
-  each8(n, [&](int i, auto lanes) { lanes.store(y + i, _mm256_add_ps(lanes.load(y + i), lanes.load(x + i))); });
-}
-
-void rms_norm(const float* x, const float* w, float eps, int n, float* out) {
-  float square;
-  dot_tile<DType::f32, 1, 1>(Rows{reinterpret_cast<const uint8_t*>(x), 0}, x, 0, n, &square, 0);
-  const __m128 mean = _mm_set_ss(square / static_cast<float>(n) + eps);
-  const __m256 scale = _mm256_set1_ps(1.0f / _mm_cvtss_f32(_mm_sqrt_ss(mean)));
-  each8(n, [&](int i, auto lanes) {
-    lanes.store(out + i, _mm256_mul_ps(_mm256_mul_ps(lanes.load(x + i), scale), lanes.load(w + i)));
-  });
-}
-
-void swiglu(const float* gate, const float* up, float* out, int n) {
-  each8(n, [&](int i, auto lanes) {
-    const __m256 g = lanes.load(gate + i);
-    const __m256 e = exp8(_mm256_xor_ps(g, _mm256_set1_ps(-0.0f)));
-    const __m256 silu = _mm256_div_ps(g, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
-    lanes.store(out + i, _mm256_mul_ps(silu, lanes.load(up + i)));
-  });
-}
-
-// Rotates lanes (even, odd) by (c, s).
-struct Pair {
-  __m256 even, odd;
-};
-inline Pair rotate(Pair x, __m256 c, __m256 s) {
-  return {_mm256_fmsub_ps(x.even, c, _mm256_mul_ps(x.odd, s)), _mm256_fmadd_ps(x.even, s, _mm256_mul_ps(x.odd, c))};
-}
-
-void rope(float* x, const float* cos, const float* sin, int n_rot, bool interleaved) {
-  const int half = n_rot / 2;
-  each8(half, [&](int i, auto lanes) {
-    const __m256 c = lanes.load(cos + i), s = lanes.load(sin + i);
-    if (!interleaved) {
-      float *even = x + i, *odd = x + half + i;
-      const Pair y = rotate({lanes.load(even), lanes.load(odd)}, c, s);
-      lanes.store(even, y.even);
-      lanes.store(odd, y.odd);
-      return;
-    }
-    float *first = x + 2 * i, *second = first + kLanes;
-    const int left = n_rot - 2 * i;
-    const __m256 a = load_lanes(first, left), b = load_lanes(second, left - kLanes);
-    // The shuffles leave pairs 0 1 4 5 | 2 3 6 7; the angles follow them.
-    const __m256i order = _mm256_setr_epi32(0, 1, 4, 5, 2, 3, 6, 7);
-    const Pair y = rotate({_mm256_shuffle_ps(a, b, 0x88), _mm256_shuffle_ps(a, b, 0xdd)},
-                          _mm256_permutevar8x32_ps(c, order), _mm256_permutevar8x32_ps(s, order));
-    store_lanes(first, _mm256_unpacklo_ps(y.even, y.odd), left);
-    store_lanes(second, _mm256_unpackhi_ps(y.even, y.odd), left - kLanes);
-  });
 }
 
 template <DType type>
@@ -355,14 +216,9 @@ void install(Table& t) {
   install_type<DType::f16>(t);
   install_type<DType::bf16>(t);
   install_q8(t);
-  t.softmax_page = softmax_page;
-  t.softmax_merge = softmax_merge;
+  install_gradient(t);
+  install_rows(t);
   t.f32_to_f16 = f32_to_f16;
-  t.add = add;
-  t.rms_norm = rms_norm;
-  t.swiglu = swiglu;
-  t.rope = rope;
-  t.sum_exp = sum_exp;
   t.int8_peak = int8_peak;
 }
 

@@ -1,11 +1,12 @@
-// Q8_0 matmul with the byte dot products of AVX-512 VNNI (Ice Lake, Zen 4 and later).
+// Matmul of weights in blocks with the byte dot products of AVX-512 VNNI (Ice Lake, Zen 4 and later).
 //
-// vpdpbusd adds four products of unsigned by signed bytes to each 32-bit sum: w + 128, unsigned, by x. That is too
-// large by 128 times the sum of x's block, with which each sum begins.
+// vpdpbusd adds four products of unsigned by signed bytes to each 32-bit sum: signed weights enter as w + 128. That is
+// too large by 128 times the sum of x's block, with which each sum begins.
 #if !defined(LORA_EDGE_EMULATE_VNNI) && !(defined(__AVX512VNNI__) && defined(__AVX512VL__) && defined(__AVX512BW__))
 #error "built with AVX-512 F, BW, VL and VNNI only"
 #endif
 #include "kernels/peak.h"
+#include "kernels/x86/gradient_span.h"
 #include "kernels/x86/q8_panel.h"
 
 namespace lora_edge::avx512_vnni {
@@ -13,12 +14,24 @@ namespace {
 
 using namespace lora_edge::avx2;  // NOLINT: the helpers are this file's own copy
 
-struct Products {
-  static constexpr bool kFlipped = true;
+inline __m512i load16(const void* p) { return _mm512_loadu_si512(p); }
 
-  static __m256i few(__m256i w, __m256i x) { return _mm256_dpbusd_epi32(_mm256_setzero_si256(), flip(w), x); }
+template <class F>
+struct DotPanel {
+  using Block = UnsignedBlock<F>;
 
-  using Block = FlippedBlock;
+  // Steps [first, last) of block b, added to sum.
+  template <int n>
+  static void add_steps(const Tile<Block>& t, int b, int first, int last, __m512i* sum) {
+#pragma GCC unroll 8
+    for (int e = first; e < last; ++e) {
+      const __m512i w = load16(t.panel[b].w[e]);
+#pragma GCC unroll 8
+      for (int i = 0; i < n; ++i)
+        sum[i] = _mm512_dpbusd_epi32(sum[i], w, _mm512_set1_epi32(load_i32(t.x(i, b) + e * 4)));
+    }
+  }
+
   // Registers of 32: 8 float sums, 8 integer sums, the weights of a step, scales. A dot product takes 4 to 5 cycles and
   // one can begin in each: 8 independent sums hide that. Four bytes of x are broadcast from memory for each.
   static constexpr int kTokens = 8;
@@ -29,25 +42,63 @@ struct Products {
     for (int i = 0; i < n; ++i)
       acc[i] = t.first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(lanes, t.y + static_cast<size_t>(i) * t.ldy);
     for (int b = 0; b < t.blocks; ++b) {
+      const Block& block = t.panel[b];
+      const auto sums = [&](int i) { return _mm512_set1_epi32(load_i32(t.sums_at(i, b))); };
+      const auto times = [&](int i, short by) { return _mm512_madd_epi16(sums(i), _mm512_set1_epi16(by)); };
       __m512i dot[n];
-      for (int i = 0; i < n; ++i)
-        dot[i] = _mm512_set1_epi32(-128 * t.xs[static_cast<size_t>(i) * t.ldd + static_cast<size_t>(b)]);
-#pragma GCC unroll 8
-      for (int e = 0; e < kBlock / 4; ++e) {
-        const __m512i w = _mm512_loadu_si512(t.panel[b].w[e]);
-#pragma GCC unroll 8
-        for (int i = 0; i < n; ++i) {
-          const int8_t* x = t.xq + static_cast<size_t>(i) * t.ldq + b * kBlock + e * 4;
-          dot[i] = _mm512_dpbusd_epi32(dot[i], w, _mm512_set1_epi32(load_i32(x)));
+      if constexpr (F::kHalves) {
+        __m512i half[2][n];
+        for (int h = 0; h < 2; ++h) {
+          for (int i = 0; i < n; ++i) half[h][i] = _mm512_setzero_si512();
+          add_steps<n>(t, b, 4 * h, 4 * h + 4, half[h]);
         }
+        const __m512i scale[2] = {_mm512_srai_epi32(load16(block.scale[0]), 16),
+                                  _mm512_srai_epi32(load16(block.scale[1]), 16)};
+        for (int i = 0; i < n; ++i) {
+          dot[i] = _mm512_add_epi32(_mm512_mullo_epi32(half[0][i], scale[0]), _mm512_mullo_epi32(half[1][i], scale[1]));
+          dot[i] = _mm512_add_epi32(dot[i], _mm512_madd_epi16(sums(i), load16(block.shift)));
+        }
+      } else {
+        for (int i = 0; i < n; ++i) dot[i] = times(i, F::kSigned ? -128 : -F::kOffset);
+        add_steps<n>(t, b, 0, kBlock / 4, dot);
       }
-      const __m512 dw = _mm512_loadu_ps(t.panel[b].d);
+      const __m512 dw = _mm512_loadu_ps(block.d);
       for (int i = 0; i < n; ++i) {
-        const __m512 dx = _mm512_set1_ps(t.xd[static_cast<size_t>(i) * t.ldd + static_cast<size_t>(b)]);
+        const __m512 dx = _mm512_set1_ps(t.dx(i, b));
         acc[i] = _mm512_fmadd_ps(_mm512_mul_ps(dw, dx), _mm512_cvtepi32_ps(dot[i]), acc[i]);
+        const auto add_min = [&](const float* min, __m512i sum) {
+          acc[i] = _mm512_fmadd_ps(_mm512_loadu_ps(min), _mm512_mul_ps(dx, _mm512_cvtepi32_ps(sum)), acc[i]);
+        };
+        if constexpr (F::kMins == 1) add_min(block.min[0], times(i, 1));
+        if constexpr (F::kMins == 2) {
+          add_min(block.min[0], _mm512_srai_epi32(_mm512_slli_epi32(sums(i), 16), 16));
+          add_min(block.min[1], _mm512_srai_epi32(sums(i), 16));
+        }
       }
     }
     for (int i = 0; i < n; ++i) _mm512_mask_storeu_ps(t.y + static_cast<size_t>(i) * t.ldy, lanes, acc[i]);
+  }
+};
+
+struct Products {
+  static constexpr bool kFlipped = true;
+  static __m256i few(__m256i w, __m256i x) { return few_unsigned(flip(w), x); }
+  static __m256i few_unsigned(__m256i w, __m256i x) { return _mm256_dpbusd_epi32(_mm256_setzero_si256(), w, x); }
+  static constexpr bool kWords = false;
+  template <class F>
+  using Panel = DotPanel<F>;
+};
+
+// Registers of 32: 12 rows x 2 of sums, 2 of weights, a pair of dY.
+struct Words {
+  using Sums = __m512i;
+  static constexpr int kLanes = 16, kRows = 12;
+  static Sums zero() { return _mm512_setzero_si512(); }
+  static __m512i load(const void* p) { return load16(p); }
+  static __m512i broadcast(const void* p) { return _mm512_set1_epi32(load_i32(p)); }
+  static Sums add(Sums sum, __m512i w, __m512i pair) { return _mm512_dpwssd_epi32(sum, w, pair); }
+  static void finish(Sums sum, float scale, float* dx) {
+    _mm512_storeu_ps(dx, _mm512_fmadd_ps(_mm512_set1_ps(scale), _mm512_cvtepi32_ps(sum), _mm512_loadu_ps(dx)));
   }
 };
 
@@ -55,7 +106,8 @@ struct Products {
 
 void install(Table& t) {
   t.name = "avx512_vnni";
-  t.matmul[static_cast<int>(DType::q8_0)] = matmul_q8<Products>;
+  install_matmul<Products>(t);
+  install_gradient<Words>(t);
 #if !defined(LORA_EDGE_EMULATE_VNNI)
   t.int8_peak = int8_peak;
 #endif

@@ -1,40 +1,28 @@
-// Q8_0 matmul on x86, for tables that differ in how they multiply bytes (`P`, for products). Included, like
-// avx2_common.h, as each file's own copy.
+// Matmul of quantised weights on x86, for all formats F (quant_formats.h) and for tables that differ in how they
+// multiply bytes (`P`, for products). Included, like avx2_common.h, as each file's own copy.
 //
 // Few tokens take rows straight from the file: that is bound by memory. More tokens share panels of 16 rows, packed so
 // that lanes are rows.
 //
-// P::few(w, x)            8 sums of 4 neighbouring products of bytes, each sum too large by its share of 128 · Σx if
-// P::kFlipped             weights enter as w + 128
-// P::Block                one block of a panel, with the scales `d` [kPanelRows]
-// Block::pack(h, group)   stores group[e], the weights 4e … 4e + 3 of rows h … h + 7
-// P::tile<n>(Tile)        a panel times n tokens, n <= P::kTokens
+// P::few(w, x)            8 sums of 4 neighbouring products of signed bytes, each sum too large by its share of
+//                         128 · Σx if P::kFlipped: weights then enter as w + 128
+// P::few_unsigned(w, x)   the same of unsigned by signed bytes, w < 64
+// P::kWords               P::words(w, x) gives 16 sums of 2 of these products, in 16 bits, for less
+// P::Panel<F>             what panels of a format are and how they are multiplied:
+//   Block                   one block of a panel; pack(h, group) stores group[e], the weights 4e … 4e + 3 of rows
+//                           h … h + 7
+//   tile<n>(Tile)           a panel times n tokens, n <= kTokens
 #pragma once
 
-#include "kernels/x86/avx2_common.h"
+#include <type_traits>
+
+#include "kernels/x86/quant_formats.h"
 
 namespace lora_edge::avx2 {
 namespace {
 
-constexpr size_t kBlockBytes = sizeof(BlockQ8_0), kScaleBytes = sizeof(BlockQ8_0::d);
-
-inline __m256i load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-
-inline int load_i32(const void* p) {
-  int v;
-  std::memcpy(&v, p, 4);
-  return v;
-}
-
 // w + 128, as unsigned bytes.
 inline __m256i flip(__m256i w) { return _mm256_xor_si256(w, _mm256_set1_epi8(-128)); }
-
-// The scales of 8 blocks, one per row.
-inline __m256 load_scales(const uint8_t* const* row, size_t offset) {
-  short d[8];
-  for (int r = 0; r < 8; ++r) std::memcpy(&d[r], row[r] + offset, kScaleBytes);
-  return _mm256_cvtph_ps(_mm_setr_epi16(d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7]));
-}
 
 // Pointers to `count` rows; those missing of kRows repeat the last.
 template <int kRows>
@@ -45,11 +33,31 @@ void row_pointers(const MatmulArgs& a, int first, int count, const uint8_t** row
 
 // Rows are too short for the hardware to see as many streams in them, so block b's share of the next kRows rows is
 // prefetched, in the order of memory. Past the end of the weights this does nothing.
-template <int kRows>
+template <class F, int kRows>
 void prefetch_next(const uint8_t* first_row, size_t w_stride, int b) {
-  constexpr size_t kShare = kRows * kBlockBytes;
+  constexpr size_t kShare = kRows * F::kBytes / F::kBlocks;
   const uint8_t* next = first_row + kRows * w_stride + static_cast<size_t>(b) * kShare;
   for (size_t line = 0; line < kShare; line += 64) _mm_prefetch(next + line, _MM_HINT_T0);
+}
+
+// Sums of x's half blocks, as a pair in every lane, and what they make.
+inline __m256i load_sums(const int16_t* xs) { return _mm256_set1_epi32(load_i32(xs)); }
+inline __m256i times_sum(__m256i sums, int by) {
+  return _mm256_madd_epi16(sums, _mm256_set1_epi16(static_cast<short>(by)));
+}
+
+// acc plus a block's products, and minima: kernels.h has the order. min(from, h): the rows' minima.
+template <class F, class From, class Min>
+inline __m256 add_block(__m256 acc, __m256i dot, __m256 d, __m256 dx, __m256i sums, const From& from, Min min) {
+  acc = _mm256_fmadd_ps(_mm256_mul_ps(d, dx), _mm256_cvtepi32_ps(dot), acc);
+  if constexpr (F::kMins == 1)
+    acc = _mm256_fmadd_ps(min(from, 0), _mm256_mul_ps(dx, _mm256_cvtepi32_ps(times_sum(sums, 1))), acc);
+  if constexpr (F::kMins == 2) {
+    const __m256i first = _mm256_srai_epi32(_mm256_slli_epi32(sums, 16), 16), second = _mm256_srai_epi32(sums, 16);
+    acc = _mm256_fmadd_ps(min(from, 0), _mm256_mul_ps(dx, _mm256_cvtepi32_ps(first)), acc);
+    acc = _mm256_fmadd_ps(min(from, 1), _mm256_mul_ps(dx, _mm256_cvtepi32_ps(second)), acc);
+  }
+  return acc;
 }
 
 // ---- few tokens ----
@@ -67,32 +75,113 @@ inline __m256i sum_rows(const __m256i* v) {
                           _mm256_permute2x128_si256(half[0], half[1], 0x31));
 }
 
-// 8 rows at a time; later tokens find them in L1.
-template <class P>
-void matmul_few(const MatmulArgs& a) {
+// Of 16-bit sums of two products: half[0] comes to hold rows 0-3 and half[1] rows 4-7, two sums each of what the lanes
+// of 128 bits hold. In 16 bits, which what is made of them has to fit; on the way there they may overflow.
+inline void sum_words(const __m256i* v, __m256i* half) {
+  for (int i = 0; i < 2; ++i) {
+    const __m256i* q = v + 4 * i;
+    const __m256i ab = _mm256_add_epi16(_mm256_unpacklo_epi32(q[0], q[1]), _mm256_unpackhi_epi32(q[0], q[1]));
+    const __m256i cd = _mm256_add_epi16(_mm256_unpacklo_epi32(q[2], q[3]), _mm256_unpackhi_epi32(q[2], q[3]));
+    half[i] = _mm256_add_epi16(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+  }
+}
+
+// Of weights up to kMost: eight sums of two products fit in 16 bits up to 15, four up to 31.
+template <int kMost>
+inline __m256i sum_word_rows(const __m256i* v) {
+  static_assert(4 * 2 * kMost * 127 < 1 << 15, "16 bits hold the sums");
+  const __m256i ones = _mm256_set1_epi16(1);
+  __m256i half[2];
+  sum_words(v, half);
+  if constexpr (kMost > 15)
+    for (__m256i& h : half) h = _mm256_madd_epi16(h, ones);
+  const __m256i low = _mm256_permute2x128_si256(half[0], half[1], 0x20);
+  const __m256i high = _mm256_permute2x128_si256(half[0], half[1], 0x31);
+  if constexpr (kMost > 15) return _mm256_add_epi32(low, high);
+  return _mm256_madd_epi16(_mm256_add_epi16(low, high), ones);
+}
+
+// The same of 8 rows of unsigned weights with a scale for each half, times x: the offset is taken off in 16 bits.
+template <class F>
+inline __m256i sum_scaled_halves(const __m256i* v, __m256i x, const typename F::Scales& scales, int b) {
+  constexpr int kLargest = F::kMost - F::kOffset > F::kOffset ? F::kMost - F::kOffset : F::kOffset;
+  static_assert(4 * 2 * kLargest * 127 < 1 << 15, "16 bits hold the sums");
+  __m256i half[2];
+  sum_words(v, half);
+  if constexpr (F::kOffset > 0) {
+    __m256i offset = _mm256_maddubs_epi16(_mm256_set1_epi8(F::kOffset), x);
+    offset = _mm256_add_epi16(offset, _mm256_shuffle_epi32(offset, 0x4e));
+    offset = _mm256_add_epi16(offset, _mm256_shuffle_epi32(offset, 0xb1));
+    for (__m256i& h : half) h = _mm256_sub_epi16(h, offset);
+  }
+  const __m256i first = _mm256_permute2x128_si256(half[0], half[1], 0x20);
+  const __m256i second = _mm256_permute2x128_si256(half[0], half[1], 0x31);
+  return _mm256_add_epi32(_mm256_madd_epi16(first, scales.half(b, 0)), _mm256_madd_epi16(second, scales.half(b, 1)));
+}
+
+// 8 rows times kTokens tokens, from token i on.
+template <class P, class F, int kTokens>
+void few_tile(const MatmulArgs& a, int i, const uint8_t* const* row, __m256* acc) {
+  constexpr bool kInWords = P::kWords && !F::kSigned && !F::kHalves;
   const int blocks = a.k / kBlock;
+  for (int t = 0; t < kTokens; ++t) acc[t] = _mm256_setzero_ps();
+  for (int first = 0; first < blocks; first += F::kBlocks) {
+    const size_t at = static_cast<size_t>(first / F::kBlocks) * F::kBytes;
+    const typename F::Scales scales(row, at);
+#pragma GCC unroll 8  // shifts and masks become constants
+    for (int b = 0; b < F::kBlocks; ++b) {
+      if constexpr (F::kHalves) asm volatile("" ::: "memory");  // else GCC keeps bytes that blocks share, and spills
+      prefetch_next<F, kLanes>(row[0], a.w_stride, first + b);
+      __m256i w[kLanes];
+      if constexpr (kTokens > 1)
+        for (int r = 0; r < kLanes; ++r) w[r] = F::weights(row[r] + at, b);
+      for (int t = 0; t < kTokens; ++t) {
+        const size_t block = static_cast<size_t>(i + t) * static_cast<size_t>(blocks) + static_cast<size_t>(first + b);
+        const __m256i x = load_bytes(a.xq + block * kBlock);
+        __m256i part[kLanes];
+        for (int r = 0; r < kLanes; ++r) {
+          const __m256i wr = kTokens > 1 ? w[r] : F::weights(row[r] + at, b);
+          if constexpr (F::kHalves)
+            part[r] = _mm256_maddubs_epi16(wr, x);
+          else if constexpr (kInWords)
+            part[r] = P::words(wr, x);
+          else
+            part[r] = F::kSigned ? P::few(wr, x) : P::few_unsigned(wr, x);
+        }
+        __m256i dot;
+        if constexpr (F::kHalves)
+          dot = sum_scaled_halves<F>(part, x, scales, b);
+        else if constexpr (kInWords)
+          dot = sum_word_rows<F::kMost>(part);
+        else
+          dot = sum_rows(part);
+        const __m256i sums = load_sums(a.xs + 2 * block);
+        constexpr int kTooLarge = F::kHalves ? 0 : F::kSigned ? (P::kFlipped ? 128 : 0) : F::kOffset;
+        if constexpr (kTooLarge > 0) dot = _mm256_sub_epi32(dot, times_sum(sums, kTooLarge));
+        acc[t] = add_block<F>(acc[t], dot, scales.d(b), _mm256_set1_ps(a.xd[block]), sums, scales,
+                              [&](const auto& from, int h) { return from.min(b, h); });
+      }
+    }
+  }
+}
+
+constexpr int kFewTokens = 3;
+
+// 8 rows at a time, each of them unpacked once for all tokens.
+template <class P, class F>
+void matmul_few(const MatmulArgs& a) {
   for (int j = a.n0; j < a.n1; j += kLanes) {
     const int count = a.n1 - j < kLanes ? a.n1 - j : kLanes;
     const uint8_t* row[kLanes];
     row_pointers<kLanes>(a, j, count, row);
-    for (int i = 0; i < a.m; ++i) {
-      const int8_t* xq = a.xq + static_cast<size_t>(i) * static_cast<size_t>(a.k);
-      const float* xd = a.xd + static_cast<size_t>(i) * static_cast<size_t>(blocks);
-      const int32_t* xs = a.xs + static_cast<size_t>(i) * static_cast<size_t>(blocks);
-      __m256 acc = _mm256_setzero_ps();
-      for (int b = 0; b < blocks; ++b) {
-        if (i == 0) prefetch_next<kLanes>(row[0], a.w_stride, b);
-        const size_t offset = static_cast<size_t>(b) * kBlockBytes;
-        const __m256i x = load_bytes(xq + b * kBlock);
-        __m256i part[kLanes];
-        for (int r = 0; r < kLanes; ++r) part[r] = P::few(load_bytes(row[r] + offset + kScaleBytes), x);
-        __m256i dot = sum_rows(part);
-        if constexpr (P::kFlipped) dot = _mm256_sub_epi32(dot, _mm256_set1_epi32(128 * xs[b]));
-        const __m256 scale = _mm256_mul_ps(load_scales(row, offset), _mm256_set1_ps(xd[b]));
-        acc = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dot), acc);
-      }
-      store_lanes(a.y + static_cast<size_t>(i) * a.ldy + j, acc, count);
-    }
+    __m256 acc[kFewTokens];
+    if (a.m == 1)
+      few_tile<P, F, 1>(a, 0, row, acc);
+    else if (a.m == 2)
+      few_tile<P, F, 2>(a, 0, row, acc);
+    else
+      few_tile<P, F, 3>(a, 0, row, acc);
+    for (int t = 0; t < a.m; ++t) store_lanes(a.y + static_cast<size_t>(t) * a.ldy + j, acc[t], count);
   }
 }
 
@@ -101,6 +190,56 @@ void matmul_few(const MatmulArgs& a) {
 constexpr int kPanelRows = 16;
 // A panel stays in a 32 KiB L1 beside the tokens of a tile.
 constexpr size_t kPanelBytes = 22 * 1024;
+
+// What a block of a panel holds beside its weights, for each row.
+template <int n>
+struct Minima {
+  float min[n][kPanelRows];
+};
+template <>
+struct Minima<0> {};
+template <bool halves>
+struct HalfParts {
+  int16_t scale[2][kPanelRows][2];  // of each half, twice
+  int16_t shift[kPanelRows][2];     // -kOffset times the scales of both
+};
+template <>
+struct HalfParts<false> {};
+template <class F>
+struct BlockScales : Minima<F::kMins>, HalfParts<F::kHalves> {
+  float d[kPanelRows];
+
+  // Rows h … h + 7, from block b of a file's block.
+  void set(int h, const typename F::Scales& from, int b) {
+    _mm256_store_ps(d + h, from.d(b));
+    if constexpr (F::kMins > 0)
+      for (int i = 0; i < F::kMins; ++i) _mm256_store_ps(this->min[i] + h, from.min(b, i));
+    if constexpr (F::kHalves) {
+      const __m256i pairs = from.pairs(b), low = _mm256_set1_epi32(0x01000100), lane = spread_lanes();
+      for (int i = 0; i < 2; ++i) {
+        const __m256i bytes = _mm256_add_epi8(lane, _mm256_add_epi8(low, _mm256_set1_epi8(static_cast<char>(2 * i))));
+        _mm256_store_si256(reinterpret_cast<__m256i*>(this->scale[i][h]), _mm256_shuffle_epi8(pairs, bytes));
+      }
+      const __m256i shifts = _mm256_mullo_epi16(pairs, _mm256_set1_epi16(static_cast<short>(-F::kOffset)));
+      _mm256_store_si256(reinterpret_cast<__m256i*>(this->shift[h]), shifts);
+    }
+  }
+  // The first byte of each lane's 4, four times.
+  static __m256i spread_lanes() {
+    return _mm256_broadcastsi128_si256(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c));
+  }
+};
+
+// A block of unsigned weights, signed ones as w + 128.
+template <class F>
+struct UnsignedBlock : BlockScales<F> {
+  uint8_t w[kBlock / 4][kPanelRows][4];
+
+  void pack(int h, const __m256i* group) {
+    for (int e = 0; e < kBlock / 4; ++e)
+      _mm256_store_si256(reinterpret_cast<__m256i*>(w[e][h]), F::kSigned ? flip(group[e]) : group[e]);
+  }
+};
 
 // A panel's blocks times some tokens: y[t · ldy + r], r < count, is made if `first`, else added to.
 template <class Block>
@@ -111,54 +250,58 @@ struct Tile {
   const int8_t* xq;
   size_t ldq;
   const float* xd;
-  const int32_t* xs;
-  size_t ldd;  // of xd and xs
+  const int16_t* xs;
+  size_t ldd;  // of xd, and of pairs in xs
   float* y;
   size_t ldy;
   int count;
+
+  const int8_t* x(int i, int b) const { return xq + static_cast<size_t>(i) * ldq + b * kBlock; }
+  float dx(int i, int b) const { return xd[static_cast<size_t>(i) * ldd + static_cast<size_t>(b)]; }
+  const int16_t* sums_at(int i, int b) const {
+    return xs + 2 * (static_cast<size_t>(i) * ldd + static_cast<size_t>(b));
+  }
+  __m256i sums(int i, int b) const { return load_sums(sums_at(i, b)); }
 };
 
-template <class P>
-void pack_panel(const uint8_t* const* row, size_t w_stride, int first, int count, typename P::Block* panel) {
-  for (int b = 0; b < count; ++b) {
-    prefetch_next<kPanelRows>(row[0], w_stride, first + b);
-    const size_t offset = static_cast<size_t>(first + b) * kBlockBytes;
-    for (int h = 0; h < kPanelRows; h += kLanes) {
-      __m256i w[kLanes];
-      for (int r = 0; r < kLanes; ++r) w[r] = load_bytes(row[h + r] + offset + kScaleBytes);
-      transpose_groups(w);
-      panel[b].pack(h, w);
-      _mm256_store_ps(panel[b].d + h, load_scales(row + h, offset));
+template <class P, class F>
+void pack_panel(const uint8_t* const* row, size_t w_stride, int first, int count,
+                typename P::template Panel<F>::Block* panel) {
+  for (int b = 0; b < count; b += F::kBlocks) {
+    const size_t at = static_cast<size_t>((first + b) / F::kBlocks) * F::kBytes;
+    const typename F::Scales low(row, at), high(row + kLanes, at);
+    for (int s = 0; s < F::kBlocks; ++s) {
+      prefetch_next<F, kPanelRows>(row[0], w_stride, first + b + s);
+      for (int h = 0; h < kPanelRows; h += kLanes) {
+        __m256i w[kLanes];
+        for (int r = 0; r < kLanes; ++r) w[r] = F::weights(row[h + r] + at, s);
+        transpose_groups(w);
+        panel[b + s].pack(h, w);
+        panel[b + s].set(h, h == 0 ? low : high, s);
+      }
     }
   }
 }
 
-// A block of weights plus 128, for products of unsigned by signed bytes.
-struct FlippedBlock {
-  uint8_t w[kBlock / 4][kPanelRows][4];
-  float d[kPanelRows];
-
-  void pack(int h, const __m256i* group) {
-    for (int e = 0; e < kBlock / 4; ++e) _mm256_store_si256(reinterpret_cast<__m256i*>(w[e][h]), flip(group[e]));
-  }
-};
-
-template <class P, int kTokens>
-void run_tile(int tokens, const Tile<typename P::Block>& t) {
+template <class Panel, int kTokens>
+void run_tile(int tokens, const Tile<typename Panel::Block>& t) {
   if constexpr (kTokens > 0) {
-    if (tokens == kTokens) return P::template tile<kTokens>(t);
-    run_tile<P, kTokens - 1>(tokens, t);
+    if (tokens == kTokens) return Panel::template tile<kTokens>(t);
+    run_tile<Panel, kTokens - 1>(tokens, t);
   }
 }
 
-template <class P>
+template <class P, class F>
 void matmul_panels(const MatmulArgs& a) {
-  using Block = typename P::Block;
-  constexpr int kMost = static_cast<int>(kPanelBytes / sizeof(Block));
+  using Panel = typename P::template Panel<F>;
+  using Block = typename Panel::Block;
+  constexpr int kMost = static_cast<int>(kPanelBytes / sizeof(Block)) / F::kBlocks * F::kBlocks;
   static_assert(kPanelBytes <= kScratchBytes, "a panel fits");
+  static_assert(sizeof(Block) % 32 == 0, "blocks are aligned");
   Block* panel = static_cast<Block*>(a.scratch);
   const int blocks = a.k / kBlock;
-  const int ranges = (blocks + kMost - 1) / kMost, depth = (blocks + ranges - 1) / ranges;
+  const int ranges = (blocks + kMost - 1) / kMost;
+  const int depth = ((blocks + ranges - 1) / ranges + F::kBlocks - 1) / F::kBlocks * F::kBlocks;
   const size_t ldq = static_cast<size_t>(a.k), ldd = static_cast<size_t>(blocks);
   for (int j = a.n0; j < a.n1; j += kPanelRows) {
     const int count = a.n1 - j < kPanelRows ? a.n1 - j : kPanelRows;
@@ -166,63 +309,53 @@ void matmul_panels(const MatmulArgs& a) {
     row_pointers<kPanelRows>(a, j, count, row);
     for (int b = 0; b < blocks; b += depth) {  // y holds the sums from one range of blocks to the next
       const int n = blocks - b < depth ? blocks - b : depth;
-      pack_panel<P>(row, a.w_stride, b, n, panel);
-      for (int i = 0; i < a.m; i += P::kTokens) {
+      pack_panel<P, F>(row, a.w_stride, b, n, panel);
+      for (int i = 0; i < a.m; i += Panel::kTokens) {
         const size_t t = static_cast<size_t>(i);
-        run_tile<P, P::kTokens>(a.m - i < P::kTokens ? a.m - i : P::kTokens,
-                                {panel, n, b == 0, a.xq + t * ldq + b * kBlock, ldq, a.xd + t * ldd + b,
-                                 a.xs + t * ldd + b, ldd, a.y + t * a.ldy + j, a.ldy, count});
+        run_tile<Panel, Panel::kTokens>(
+            a.m - i < Panel::kTokens ? a.m - i : Panel::kTokens,
+            {panel, n, b == 0, a.xq + t * ldq + b * kBlock, ldq, a.xd + t * ldd + b,
+             a.xs + 2 * (t * ldd + static_cast<size_t>(b)), ldd, a.y + t * a.ldy + j, a.ldy, count});
       }
     }
   }
 }
 
-// P::tile for registers of 8 rows, of
-// P::Rows                      a step's weights of 8 rows
-// P::rows(block, e, h)         step e of rows h … h + 7
-// P::begin(block, h, xs)       what their sums begin with
-// P::add(sum, rows, x)         sum + the step's products with 4 bytes of x
-template <class P, int kTokens>
-void tile8(const Tile<typename P::Block>& t) {
-  constexpr int kHalves = kPanelRows / kLanes;
-  __m256 acc[kTokens][kHalves];
+constexpr int kHalfRegisters = kPanelRows / kLanes;
+
+// Panel::tile for registers of 8 rows. Panel::dots<n>(tile, b, dot) makes block b's integers, dot[n][kHalfRegisters].
+template <class Panel, class F, int kTokens>
+inline void tile8(const Tile<typename Panel::Block>& t) {
+  __m256 acc[kTokens][kHalfRegisters];
   for (int i = 0; i < kTokens; ++i)
-    for (int v = 0; v < kHalves; ++v)
+    for (int v = 0; v < kHalfRegisters; ++v)
       acc[i][v] = t.first ? _mm256_setzero_ps()
                           : load_lanes(t.y + static_cast<size_t>(i) * t.ldy + v * kLanes, t.count - v * kLanes);
   for (int b = 0; b < t.blocks; ++b) {
-    const typename P::Block& block = t.panel[b];
-    __m256i dot[kTokens][kHalves];
-    for (int i = 0; i < kTokens; ++i)
-      for (int v = 0; v < kHalves; ++v)
-        dot[i][v] = P::begin(block, v * kLanes, t.xs[static_cast<size_t>(i) * t.ldd + static_cast<size_t>(b)]);
-#pragma GCC unroll 1
-    for (int e = 0; e < kBlock / 4; ++e) {
-      const typename P::Rows low = P::rows(block, e, 0), high = P::rows(block, e, kLanes);
-#pragma GCC unroll 8
-      for (int i = 0; i < kTokens; ++i) {
-        const __m256i x = _mm256_set1_epi32(load_i32(t.xq + static_cast<size_t>(i) * t.ldq + b * kBlock + e * 4));
-        dot[i][0] = P::add(dot[i][0], low, x);
-        dot[i][1] = P::add(dot[i][1], high, x);
-      }
-    }
+    const typename Panel::Block& block = t.panel[b];
+    __m256i dot[kTokens][kHalfRegisters];
+    Panel::template dots<kTokens>(t, b, dot);
     for (int i = 0; i < kTokens; ++i) {
-      const __m256 dx = _mm256_set1_ps(t.xd[static_cast<size_t>(i) * t.ldd + static_cast<size_t>(b)]);
-      for (int v = 0; v < kHalves; ++v) {
-        const __m256 scale = _mm256_mul_ps(_mm256_load_ps(block.d + v * kLanes), dx);
-        acc[i][v] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dot[i][v]), acc[i][v]);
-      }
+      const __m256 dx = _mm256_set1_ps(t.dx(i, b));
+      for (int v = 0; v < kHalfRegisters; ++v)
+        acc[i][v] = add_block<F>(acc[i][v], dot[i][v], _mm256_load_ps(block.d + v * kLanes), dx, t.sums(i, b), block,
+                                 [&](const auto& from, int h) { return _mm256_load_ps(from.min[h] + v * kLanes); });
     }
   }
   for (int i = 0; i < kTokens; ++i)
-    for (int v = 0; v < kHalves; ++v)
+    for (int v = 0; v < kHalfRegisters; ++v)
       store_lanes(t.y + static_cast<size_t>(i) * t.ldy + v * kLanes, acc[i][v], t.count - v * kLanes);
 }
 
-constexpr int kFewTokens = 3;
+template <class P, class F>
+void matmul_blocks(const MatmulArgs& a) {
+  a.m <= kFewTokens ? matmul_few<P, F>(a) : matmul_panels<P, F>(a);
+}
+
+// All types' matmul, with a table's products.
 template <class P>
-void matmul_q8(const MatmulArgs& a) {
-  a.m <= kFewTokens ? matmul_few<P>(a) : matmul_panels<P>(a);
+void install_matmul(Table& t) {
+  each_format([&](DType type, auto f) { t.matmul[static_cast<int>(type)] = matmul_blocks<P, decltype(f)>; });
 }
 
 }  // namespace

@@ -29,9 +29,9 @@ class Files:
             parts = [(self.synthetic, 1.0)]
         self.merged: Path | None = None
         if merge if merge is not None else model.core.file.size <= MERGED_BY_DEFAULT:
-            from ..convert.merge import merge_adapters
+            from ..convert.merge import merge as merge_adapters
 
-            self.merged = merge_adapters(self.base, parts, folder / "merged.gguf")
+            self.merged = merge_adapters(self.base, parts, folder / "merged.gguf").path
 
     def arms(self, model: Model, weights: Mapping[str, float]) -> dict[str, Arm]:
         """base, merged (where it was made) and unmerged, in this order; `model` as the first was opened."""
@@ -49,6 +49,8 @@ class Files:
 
 @contextmanager
 def prepared(model: Model, weights: Mapping[str, float], rank: int, merge: bool | None) -> Iterator[Files]:
-    """Files whose temporary part goes with the context. OSError: the disk is full, for one."""
+    """Files whose temporary part goes with the context. OSError: the disk is full, for one. ValueError: the model is
+    an encoder."""
+    model.need_decoder()
     with TemporaryDirectory(prefix="lora-edge-bench-") as folder:
         yield Files(model, weights, rank, merge, Path(folder))

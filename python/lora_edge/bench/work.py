@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..gguf_file import BLOCKS
 from ..model import Model
 from ..quant import Q8_0_BLOCK, Q8_0_BYTES
 
@@ -13,7 +14,7 @@ from ..quant import Q8_0_BLOCK, Q8_0_BYTES
 class Work:
     """weights: bytes of the tensors that every token reads (of a separate embedding one row). kv: bytes of keys and
     values per position. linears: multiply-adds of the layers' linears per token; output: those of the output layer.
-    q8: all linears are Q8_0, so that their products are integers."""
+    q8: all linears are in blocks, so that their products are integers."""
 
     weights: int
     kv: int
@@ -42,7 +43,7 @@ def work_of(model: Model) -> Work:
         kv=2 * c.n_layer * c.n_head_kv * _row_bytes(model.core.kv_type, c.head_dim),
         linears=linears,
         output=c.n_vocab * c.n_embd,
-        q8=all(tensors[name][1] == "Q8_0" for name in shapes if name in tensors),
+        q8=all(tensors[name][1] in ("Q8_0", *BLOCKS) for name in shapes if name in tensors),
     )
 
 

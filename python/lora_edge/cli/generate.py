@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from ..generation import Completion
-from .common import adapter_spec, add_model_flags, add_sampling_flags, load_model, sampling_options
+from .common import adapter_spec, add_model_flags, add_sampling_flags, load_model, read_text, sampling_options
 
 
 def add_parser(verbs: Any) -> None:
@@ -58,15 +57,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _prompt(args: argparse.Namespace) -> str:
     if args.file is not None:
-        return _text(Path(args.file).read_bytes(), f"'{args.file}'")
-    return _text(sys.stdin.buffer.read(), "standard input") if args.prompt == "-" else str(args.prompt)
-
-
-def _text(data: bytes, source: str) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source} is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}") from None
+        return read_text(args.file)
+    return read_text("-") if args.prompt == "-" else str(args.prompt)
 
 
 def _print_compared(prompt: str, labels: list[str], completions: list[Completion], ids: bool) -> None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from .. import _core
+from ..devices import devices, missing_driver
 from ..gguf_file import GgufFile
+from ..mlx_folder import is_mlx
 from ..peft_config import MAX_CONFIG
+from ..peft_folder import TensorFile, open_tensors
+from ..safetensors_file import SafetensorsFile
 from .common import plain
 
 Rows = list[tuple[str, str]]
@@ -21,16 +26,19 @@ def add_parser(verbs: Any) -> None:
     p = verbs.add_parser(
         "info",
         help="describe a model, an adapter, or this installation",
-        description="Describes a GGUF model, a GGUF adapter, a PEFT folder or a Hugging Face folder; without one, "
-        "this installation and its built-in model.",
+        description="Describes a GGUF model, a GGUF adapter, a PEFT or MLX folder or a Hugging Face folder; without "
+        "one, this installation and its built-in model.",
     )
     p.add_argument("path", metavar="PATH", nargs="?")
     p.add_argument("--metadata", action="store_true", help="also list all metadata of a GGUF file")
     p.add_argument("--tensors", action="store_true", help="also list all tensors of a GGUF file")
+    p.add_argument("--devices", action="store_true", help="list the GPUs, each after a self-test")
     p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.devices:
+        return _print(_devices())
     if args.path is None:
         return _print(_installation())
     path = Path(args.path)
@@ -63,6 +71,19 @@ def _fields(path: Path) -> dict[str, Any]:
     if len(raw) > MAX_CONFIG or not isinstance(fields, dict):
         raise ValueError(f"'{path}' is not a JSON object of at most {MAX_CONFIG >> 20} MiB")
     return fields
+
+
+def _devices() -> Rows:
+    rows: Rows = [("cpu", f"kernels {_core.build_info()['isa']}")]
+    if why := missing_driver():
+        return [*rows, ("cuda", why)]
+    version, _ = _core.cuda_driver()
+    rows.append(("cuda", f"driver of CUDA {version // 1000}.{version % 1000 // 10}"))
+    for gpu in devices():
+        memory = f"{gpu.n_bytes / 1e9:.1f} GB{' shared with the CPU' if gpu.integrated else ''}"
+        state = gpu.problem.removeprefix("[cuda] ") or "passes the self-test"
+        rows.append((gpu.name, f"{gpu.title}, capability {gpu.capability[0]}.{gpu.capability[1]}, {memory}: {state}"))
+    return rows
 
 
 def _installation() -> Rows:
@@ -122,15 +143,23 @@ def _model(file: GgufFile) -> Rows:
             ("layers", f"{layers}, width {n_embd}, feed-forward {get('feed_forward_length')}"),
             ("heads", f"{n_head} query, {n_kv} key/value, of {head_dim}"),
             ("context", f"{get('context_length')} tokens"),
-            _kv_cache(tensors, 2 * layers * n_kv * head_dim),
         ]
-    rows.append(("embeddings", "separate output" if "output.weight" in tensors else "tied with the output"))
+    if "token_types.weight" in tensors:
+        rows.append(("encoder", _encoder(get("classifier.output_labels"))))
+    else:
+        if _counts(layers, n_kv, head_dim):
+            rows.append(_kv_cache(tensors, 2 * layers * n_kv * head_dim))
+        rows.append(("embeddings", "separate output" if "output.weight" in tensors else "tied with the output"))
     tokens = meta.get("tokenizer.ggml.tokens")
     if isinstance(tokens, list):
         kind = f"{meta.get('tokenizer.ggml.model')}, {meta.get('tokenizer.ggml.pre', 'default')}"
         rows.append(("tokenizer", f"{len(tokens):,} tokens ({kind})"))
     rows.append(("chat template", "yes" if "tokenizer.chat_template" in meta else "no"))
     return rows
+
+
+def _encoder(labels: Any) -> str:
+    return f"classifies: {', '.join(map(str, labels))}" if isinstance(labels, list) else "embeds"
 
 
 def _kv_cache(tensors: Tensors, elements: int) -> tuple[str, str]:
@@ -152,28 +181,14 @@ def _adapter(file: GgufFile) -> Rows:
         ("alpha", f"{alpha:g}" if isinstance(alpha, float) else str(alpha)),
         ("parameters", f"{_parameters(tensors):,}"),
         ("weights", _types(tensors)),
+        *_beside(name for name in tensors if not name.endswith((".lora_a", ".lora_b"))),
+        *_invocation(file.metadata.get("adapter.alora.invocation_tokens")),
     ]
 
 
 def _folder(path: Path) -> Rows:
     if (path / "adapter_config.json").exists():
-        from ..safetensors_file import SafetensorsFile
-
-        config = _fields(path / "adapter_config.json")
-        file = SafetensorsFile(path / "adapter_model.safetensors")
-        targets = {}
-        for key, (shape, _) in _safetensors_shapes(file).items():
-            stem = key.replace(".default", "")
-            for end in (".lora_B.weight", ".lora_embedding_B"):
-                if stem.endswith(end) and len(shape) == 2:
-                    targets[stem.removesuffix(end).removeprefix("base_model.model.")] = shape[1]
-        return [
-            ("folder", str(path)),
-            ("kind", f"PEFT adapter ({config.get('peft_type', '?')})"),
-            ("base", str(config.get("base_model_name_or_path", "-"))),
-            *_ranks(targets),
-            ("alpha", f"{config.get('lora_alpha', '-')}{' (rsLoRA)' if config.get('use_rslora') else ''}"),
-        ]
+        return _mlx(path) if is_mlx(path) else _peft(path)
     if (path / "config.json").exists():
         config = _fields(path / "config.json")
         architectures = config.get("architectures")
@@ -187,8 +202,59 @@ def _folder(path: Path) -> Rows:
     raise ValueError(f"'{path}' is neither a model folder (config.json) nor an adapter (adapter_config.json)")
 
 
-def _safetensors_shapes(file: Any) -> dict[str, tuple[tuple[int, ...], str]]:
-    return {key: (tuple(file.array(key).shape), "") for key in file}
+def _peft(path: Path) -> Rows:
+    config, file = _fields(path / "adapter_config.json"), open_tensors(path)
+    names = {key.replace(".default", "").removeprefix("base_model.model."): key for key in file}
+    ends = (".lora_B.weight", ".lora_embedding_B")
+    return [
+        ("folder", str(path)),
+        ("kind", f"PEFT adapter ({config.get('peft_type', '?')})"),
+        ("base", str(config.get("base_model_name_or_path", "-"))),
+        *_ranks(_second_sizes(names, file, ends, 1)),
+        ("alpha", f"{config.get('lora_alpha', '-')}{' (rsLoRA)' if config.get('use_rslora') else ''}"),
+        *_beside(key for key in names if not key.endswith((*ends, ".lora_A.weight", ".lora_embedding_A"))),
+        *_invocation(config.get("alora_invocation_tokens")),
+    ]
+
+
+def _mlx(path: Path) -> Rows:
+    config, file = _fields(path / "adapter_config.json"), SafetensorsFile(path / "adapters.safetensors")
+    parameters = config.get("lora_parameters")
+    scale = parameters.get("scale", "-") if isinstance(parameters, dict) else "-"
+    return [
+        ("folder", str(path)),
+        ("kind", f"MLX adapter ({config.get('fine_tune_type', 'lora')})"),
+        ("base", str(config.get("model", "-"))),
+        *_ranks(_second_sizes({key: key for key in file}, file, (".lora_b",), 0)),
+        ("scale", str(scale)),
+        *_beside(key for key in file if not key.endswith((".lora_a", ".lora_b"))),
+    ]
+
+
+def _second_sizes(names: dict[str, str], file: TensorFile, ends: tuple[str, ...], axis: int) -> dict[str, int]:
+    """Rank by module: the size of each matrix with one of these endings along an axis."""
+    found = {}
+    for name, key in names.items():
+        end, shape = next((e for e in ends if name.endswith(e)), None), file.info[key].shape
+        if end and len(shape) == 2:
+            found[name.removesuffix(end)] = shape[axis]
+    return found
+
+
+def _beside(names: Iterable[str]) -> Rows:
+    """What an adapter holds beside factors."""
+    kinds = {
+        "lora_magnitude": "DoRA", "lora_magnitude_vector": "DoRA", "m": "DoRA", "lora_B.bias": "biases of lora_B",
+        "lora_b.bias": "biases of lora_B", "trainable_tokens_delta": "token rows", "lookup_only": "",
+    }  # fmt: skip
+    ends = (next((what for end, what in kinds.items() if n.endswith("." + end)), "whole modules") for n in names)
+    found = Counter(what for what in ends if what)
+    return [("beside", ", ".join(f"{what} ×{n}" for what, n in found.items()))] if found else []
+
+
+def _invocation(tokens: Any) -> Rows:
+    n = len(tokens) if isinstance(tokens, list) or hasattr(tokens, "shape") else 0
+    return [("activated", f"by {n} invocation tokens (aLoRA)")] if n else []
 
 
 def _ranks(targets: dict[str, int]) -> Rows:

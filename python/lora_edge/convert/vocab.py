@@ -1,60 +1,68 @@
 """tokenizer.json and its companions -> the tokenizer metadata of GGUF.
 
-Two kinds are told apart by structure: byte-level BPE ("gpt2", with one of the pre-tokenizers of gpt-2,
-smollm, llama-bpe and qwen2) and SentencePiece-like BPE ("llama", whose merges become scores).  A tokenizer
-that would not give the same ids from its metadata is a ValueError.
+Two kinds are told apart by structure: byte-level BPE ("gpt2", with one of the pre-tokenizers in `_PRE`) and
+SentencePiece-like BPE ("llama", whose merges become scores).  A tokenizer that would not give the same ids from its
+metadata is a ValueError.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
-import gguf
-
-from .hparams import read_json
-
-U32, F32, I32 = gguf.GGUFValueType.UINT32, gguf.GGUFValueType.FLOAT32, gguf.GGUFValueType.INT32
-STRING, BOOL = gguf.GGUFValueType.STRING, gguf.GGUFValueType.BOOL
-Metadata = dict[str, tuple[Any, gguf.GGUFValueType]]
-
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-SPACE = "\u2581"  # SentencePiece's mark for a space
+from ..vocab import END_TEXTS, NORMAL, PHI3_KEEPS_SPACE, SPACE
+from .fields import optional_json, read_json
+from .generation import sampling_metadata
+from .slow_tokenizer import slow_tokenizer
+from .token_lists import BOOL, F32, I32, STRING, U32, Metadata, texts_and_types
 
 # The words of cl100k and its relatives; only the length of a run of digits differs.
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_SPLITS = {_WORDS.replace("DIGITS", r"\p{N}{1,3}"): "llama-bpe", _WORDS.replace("DIGITS", r"\p{N}"): "qwen2"}
+_SPLITS = {_WORDS.replace("DIGITS", r"\p{N}{1,3}"): "three digits", _WORDS.replace("DIGITS", r"\p{N}"): "one digit"}
+# (how words are cut, normalizer, whether a word that is a token stays whole whatever the merges) -> tokenizer.ggml.pre
+_PRE = {
+    ("plain", (), False): "gpt-2",
+    ("plain", ("NFC",), False): "olmo",
+    ("digits", (), False): "smollm",
+    ("one digit", ("NFC",), False): "qwen2",
+    ("one digit", (), False): "stablelm2",
+    ("three digits", (), False): "dbrx",
+    ("three digits", (), True): "llama-bpe",
+}
 
 
-def read_vocab(folder: Path, n_vocab: int, config: dict[str, Any]) -> Metadata:
-    """Metadata `tokenizer.*` for a model of n_vocab tokens; empty for a folder without any tokenizer."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        for other in ("tokenizer.model", "vocab.json"):
-            if (folder / other).is_file():
-                raise ValueError(
-                    f"[convert] {folder} has {other} but no tokenizer.json; save it as a fast tokenizer first"
-                )
+def read_vocab(folder: Path, n_vocab: int, config: dict[str, Any], name: str) -> Metadata:
+    """Metadata `tokenizer.*` for a model of n_vocab tokens, and a `general.name` other than `name` where the tokenizer
+    asks for one; empty for a folder without any tokenizer."""
+    path, settings = folder / "tokenizer.json", optional_json(folder / "tokenizer_config.json")
+    generation = optional_json(folder / "generation_config.json")
+    if not path.is_file() and (folder / "tokenizer.model").is_file():
+        path = folder / "tokenizer.model"
+    elif not path.is_file():
+        if (folder / "vocab.json").is_file():
+            raise ValueError(f"[convert] {folder} has vocab.json, but no tokenizer.json: save it as a fast tokenizer")
         return {}
-    tokenizer, settings = read_json(path), _optional(folder / "tokenizer_config.json")
     try:
+        if path.name == "tokenizer.model":
+            settings = {"bos_token": "<s>", "eos_token": "</s>", **settings}
+            tokenizer, meta = slow_tokenizer(folder, settings, n_vocab)
+        else:
+            tokenizer = read_json(path)
+            meta = _tokens(tokenizer, n_vocab)
         return {
-            **_tokens(tokenizer, n_vocab),
-            **_special_ids(tokenizer, settings, {**config, **_optional(folder / "generation_config.json")}),
+            **meta,
+            **_special_ids(tokenizer, settings, {**config, **generation}),
+            **sampling_metadata(generation, "generation_config.json"),
             **_chat_template(folder, settings),
+            **_telling_name(tokenizer, name),
         }
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"[convert] {path} is not laid out as a tokenizer.json: {error!r}") from error
+        raise ValueError(f"[convert] {path} is not laid out as a tokenizer: {error!r}") from error
     except ValueError as error:
-        raise ValueError(f"[convert] {path}: {error}") from None
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+        raise error if str(error).startswith("[convert]") else ValueError(f"[convert] {path}: {error}") from None
 
 
 def _tokens(tokenizer: dict[str, Any], n_vocab: int) -> Metadata:
@@ -63,7 +71,7 @@ def _tokens(tokenizer: dict[str, Any], n_vocab: int) -> Metadata:
         raise ValueError(f"the model {model.get('type')!r} is not supported; plain BPE is")
     kind, pre, prefix = _kind(tokenizer)
     merges = [_merge(entry) for entry in model["merges"]]
-    texts, types = _texts_and_types(tokenizer, n_vocab, kind)
+    texts, types = texts_and_types(tokenizer, n_vocab, kind)
     meta: Metadata = {
         "tokenizer.ggml.model": (kind, STRING),
         "tokenizer.ggml.pre": (pre, STRING),
@@ -84,7 +92,9 @@ def _kind(tokenizer: dict[str, Any]) -> tuple[str, str, bool]:
     names = [cut["type"] for cut in cuts]
     if model.get("byte_fallback"):
         replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-        if not cuts and steps in ([{"type": "Prepend", "prepend": SPACE}, replace], [replace]):
+        # gemma cuts at spaces when there are none any more
+        nothing = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+        if cuts in ([], [nothing]) and steps in ([{"type": "Prepend", "prepend": SPACE}, replace], [replace]):
             return "llama", "default", len(steps) == 2
         if (
             names == ["Metaspace"]
@@ -97,18 +107,23 @@ def _kind(tokenizer: dict[str, Any]) -> tuple[str, str, bool]:
         normal, whole_words = [step["type"] for step in steps], bool(model.get("ignore_merges"))
         if cuts[-1].get("use_regex", True):
             digits = {"type": "Digits", "individual_digits": True}
-            found = {1: "gpt-2", 2: "smollm" if cuts[0] == digits else None}.get(len(cuts))
-            if found and not normal and not whole_words:
-                return "gpt2", found, False
-        elif len(cuts) == 2 and cuts[0]["type"] == "Split" and cuts[0].get("behavior") == "Isolated":
-            found = _SPLITS.get(cuts[0]["pattern"].get("Regex"))
-            if (found, normal, whole_words) in (("llama-bpe", [], True), ("qwen2", ["NFC"], False)):
-                return "gpt2", str(found), False
+            words = {1: "plain", 2: "digits" if cuts[0] == digits else ""}.get(len(cuts), "")
+        elif len(cuts) == 2 and cuts[0]["type"] == "Split" and _keeps_all(cuts[0]):
+            words = _SPLITS.get(cuts[0]["pattern"].get("Regex"), "")
+        else:
+            words = ""
+        found = _PRE.get((words, tuple(normal), whole_words))
+        if found:
+            return "gpt2", found, False
     raise ValueError(
         f"this tokenizer (normalizer {[s['type'] for s in steps]}, pre-tokenizer {names}) is not supported; "
-        "byte-level BPE "
-        "as in GPT-2, SmolLM, Llama 3 and Qwen2, and SentencePiece BPE are"
+        "byte-level BPE as in GPT-2, SmolLM, Llama 3 and Qwen2, and SentencePiece BPE are"
     )
+
+
+def _keeps_all(cut: dict[str, Any]) -> bool:
+    """Whether a Split makes its matches the words; the patterns match every character."""
+    return (cut.get("behavior"), cut.get("invert", False)) in (("Isolated", False), ("Removed", True))
 
 
 def _flat(tokenizer: dict[str, Any], part: str) -> list[dict[str, Any]]:
@@ -127,36 +142,11 @@ def _merge(entry: object) -> tuple[str, str]:
     return pair[0], pair[1]
 
 
-def _texts_and_types(tokenizer: dict[str, Any], n_vocab: int, kind: str) -> tuple[list[str], list[int]]:
-    """Text and type of each of n_vocab ids; ids without a token become unused [PADi]."""
-    by_id: dict[int, tuple[str, int]] = {}
-    unknown = tokenizer["model"].get("unk_token")
-    for text, token in tokenizer["model"]["vocab"].items():
-        is_byte = kind == "llama" and re.fullmatch(r"<0x[0-9A-F]{2}>", text)
-        by_id[token] = (text, BYTE if is_byte else UNKNOWN if text == unknown else NORMAL)
-    for added in tokenizer.get("added_tokens") or []:
-        text = added["content"]
-        if text != unknown:
-            by_id[added["id"]] = (text, CONTROL if added["special"] else USER_DEFINED)
-        else:
-            by_id[added["id"]] = (text, UNKNOWN)
-    last = max(by_id, default=-1)
-    if last >= n_vocab or min(by_id, default=0) < 0:
-        raise ValueError(f"the token {by_id[last][0][:40]!r} has the id {last}, the model has {n_vocab} tokens")
-    rows = [by_id.get(i, (f"[PAD{i}]", UNUSED)) for i in range(n_vocab)]
-    texts = [text for text, _ in rows]
-    if len(set(texts)) != len(texts):
-        raise ValueError("two ids have the same text")
-    return texts, [kind for _, kind in rows]
-
-
 def _scores(texts: list[str], types: list[int], merges: list[tuple[str, str]]) -> list[float]:
-    """SentencePiece scores: minus the rank of the first merge that makes the token.  What no merge makes
-    comes last."""
-    ranks: dict[str, int] = {}
-    for rank, (left, right) in enumerate(merges):
-        ranks.setdefault(left + right, rank)
-    last = float(-max(len(merges), 10_000))
+    """SentencePiece scores: minus the token's rank among those that merges make, by its first merge.  What no merge
+    makes comes last."""
+    ranks = {text: rank for rank, text in enumerate(dict.fromkeys(left + right for left, right in merges))}
+    last = float(-max(len(ranks), 10_000))
     return [
         float(-ranks[t]) if t in ranks else (last if kind == NORMAL else 0.0)
         for t, kind in zip(texts, types, strict=True)
@@ -181,6 +171,10 @@ def _special_ids(tokenizer: dict[str, Any], settings: dict[str, Any], config: di
         return list(dict.fromkeys(found + [i for i in others if type(i) is int and i in ids.values()]))
 
     bos, eos = find("bos"), find("eos")
+    texts = {i: text for text, i in ids.items()}
+    unknown_ends = [texts[i] for i in eos[3:] if texts[i] not in END_TEXTS]
+    if unknown_ends:
+        raise ValueError(f"{len(eos)} tokens end a generation, a GGUF names three: {unknown_ends[0][:40]!r} would not")
     add_bos, add_eos = _template_ends(tokenizer, settings, bos[:1], eos[:1])
     unknown = tokenizer["model"].get("unk_token")
     found = {
@@ -193,6 +187,16 @@ def _special_ids(tokenizer: dict[str, Any], settings: dict[str, Any], config: di
     return meta
 
 
+def _telling_name(tokenizer: dict[str, Any], name: str) -> Metadata:
+    """Where special tokens eat the space after them as Phi-3's do, llama.cpp knows it by the model's name alone."""
+    added = {entry["content"]: entry.get("rstrip", False) for entry in tokenizer.get("added_tokens") or []}
+    eats = [text for text, rstrip in added.items() if rstrip]
+    if not eats or not added.keys() >= PHI3_KEEPS_SPACE or PHI3_KEEPS_SPACE & set(eats):
+        return {}
+    told = any(word in name.lower() for word in ("phi-3", "phi3"))
+    return {"general.name": (name if told else f"{name} (phi-3)", STRING)}
+
+
 def _template_ends(
     tokenizer: dict[str, Any], settings: dict[str, Any], bos: list[int], eos: list[int]
 ) -> tuple[bool, bool]:
@@ -203,6 +207,9 @@ def _template_ends(
     add_bos = add_eos = False
     for step in _flat(tokenizer, "post_processor"):
         if step["type"] == "ByteLevel":
+            continue
+        if step["type"] == "RobertaProcessing" and ([step["cls"][1]], [step["sep"][1]]) == (bos, eos):
+            add_bos = add_eos = True
             continue
         if step["type"] != "TemplateProcessing":
             raise ValueError(f"the post-processor {step['type']!r} is not supported")
@@ -218,19 +225,19 @@ def _template_ends(
 
 
 def _chat_template(folder: Path, settings: dict[str, Any]) -> Metadata:
-    """chat_template.jinja, else tokenizer_config.json's; of several named ones, "default" and the others by
-    name."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return {"tokenizer.chat_template": (file.read_text(encoding="utf-8"), STRING)}
-    template = settings.get("chat_template")
+    """chat_template.jinja and additional_chat_templates/NAME.jinja, else tokenizer_config.json's; of several named
+    ones, "default" and the others by name."""
+    file, more = folder / "chat_template.jinja", sorted((folder / "additional_chat_templates").glob("*.jinja"))
+    files = {"default": file, **{path.stem: path for path in more}}
+    template = [{"name": name, "template": f.read_text(encoding="utf-8")} for name, f in files.items() if f.is_file()]
+    template = template or settings.get("chat_template") or []
     if isinstance(template, str):
-        return {"tokenizer.chat_template": (template, STRING)}
+        template = [{"name": "default", "template": template}]
     meta: Metadata = {}
-    for entry in template or []:
+    for entry in template:
         key = "tokenizer.chat_template" + ("" if entry["name"] == "default" else "." + entry["name"])
         meta[key] = (entry["template"], STRING)
-    named = [entry["name"] for entry in template or [] if entry["name"] != "default"]
+    named = [entry["name"] for entry in template if entry["name"] != "default"]
     if named:
         meta["tokenizer.chat_templates"] = (named, STRING)
     return meta

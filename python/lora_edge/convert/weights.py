@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from ..quant import Q8_0_BLOCK, Q8_0_BYTES, bf16_to_f32, f32_to_bf16, quantize_q8_0
+from ..quant import Q8_0_BLOCK, f32_to_bf16, quantize_q8_0, to_f32
 from ..safetensors_file import SafetensorsFile
-from .hparams import read_json
+from .fields import read_json
 
 Array = NDArray[Any]
 CHUNK = 1 << 20  # values converted at a time
@@ -60,30 +61,46 @@ class WeightFolder:
 
     def array(self, name: str) -> Array:
         """A view as float32, float16 or uint16 (bfloat16 bits).  ValueError: another type."""
+        self.check_type(name)
+        return self._files[name].array(name)
+
+    def check_type(self, name: str) -> None:
         dtype = self._files[name].info[name].dtype
         if dtype not in ("F32", "F16", "BF16"):
             raise ValueError(f"[convert] {self.folder}: {name!r} has the type {dtype}; F32, F16 and BF16 are read")
-        return self._files[name].array(name)
+
+    def same(self, first: str, second: str) -> bool:
+        """Whether two tensors are equal, compared some rows at a time."""
+        if self.shape(first) != self.shape(second):
+            return False
+        x, y = self.array(first), self.array(second)
+        step = max(1, CHUNK // max(1, x[0].size)) if len(x) else 1
+        for start in range(0, len(x), step):
+            if not np.array_equal(to_f32(x[start : start + step]), to_f32(y[start : start + step])):
+                return False
+            self.release(first)
+            self.release(second)
+        return True
+
+    def release(self, name: str) -> None:
+        """Gives back the memory of what was read of the file that holds `name`."""
+        self._files[name].release()
 
 
-def to_f32(x: Array) -> NDArray[np.float32]:
-    """float32, float16 or bfloat16 bits -> float32 (exact)."""
-    return bf16_to_f32(x) if x.dtype == np.uint16 else x.astype(np.float32)
-
-
-def stored_type(wanted: str, shape: tuple[int, ...]) -> str:
-    """Type a tensor is stored in: vectors f32; for q8_0, rows that are no multiple of 32 long f16 (as
-    llama.cpp does)."""
-    if len(shape) == 1:
+def stored_type(wanted: str, shape: tuple[int, ...], stem: str = "") -> str:
+    """Type a tensor is stored in: vectors, norms and positions f32; for blocks, rows that are no multiple of 32 long
+    f16 (as llama.cpp does)."""
+    if len(shape) == 1 or stem.endswith("_norm") or stem == "position_embd":
         return "f32"
-    return "f16" if wanted == "q8_0" and shape[-1] % Q8_0_BLOCK else wanted
+    return "f16" if wanted in ("q8_0", "q4_0") and shape[-1] % Q8_0_BLOCK else wanted
 
 
 def stored_shape(kind: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and numpy type of the stored array; Q8_0 rows are counted in bytes."""
-    if kind == "q8_0":
-        return (*shape[:-1], shape[-1] // Q8_0_BLOCK * Q8_0_BYTES), np.dtype(np.uint8)
-    return shape, np.dtype({"f32": "<f4", "f16": "<f2", "bf16": "<u2"}[kind])
+    """Shape and numpy type of the stored array; rows of blocks are counted in bytes."""
+    if kind in ("f32", "f16", "bf16"):
+        return shape, np.dtype({"f32": "<f4", "f16": "<f2", "bf16": "<u2"}[kind])
+    elements, n_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind.upper()]]
+    return (*shape[:-1], shape[-1] // elements * n_bytes), np.dtype(np.uint8)
 
 
 def convert(x: Array, kind: str, name: str) -> Array:
@@ -103,6 +120,14 @@ def convert(x: Array, kind: str, name: str) -> Array:
     return out
 
 
+def meaning(stored: Array, kind: str) -> NDArray[np.float32]:
+    """What `convert` made of an array, as float32."""
+    if kind != "q4_0":
+        return to_f32(stored)
+    values: NDArray[np.float32] = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType.Q4_0)
+    return values
+
+
 def _narrow(part: NDArray[np.float32], kind: str, name: str) -> Array:
     if kind == "f32":
         return part
@@ -113,6 +138,11 @@ def _narrow(part: NDArray[np.float32], kind: str, name: str) -> Array:
             return quantize_q8_0(part)
         except ValueError as error:
             raise ValueError(f"[convert] {name}: {error}; bf16 or f32 would hold it") from None
+    if kind == "q4_0":
+        if np.abs(part).max(initial=0.0) / 8 > np.finfo(np.float16).max:
+            raise ValueError(f"[convert] {name}: a block's scale exceeds float16's 65504; bf16 or f32 would hold it")
+        blocks: Array = gguf.quants.quantize(part, gguf.GGMLQuantizationType.Q4_0)
+        return blocks
     with np.errstate(over="ignore"):
         half = part.astype(np.float16)
     if not np.isfinite(half).all():

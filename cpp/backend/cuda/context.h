@@ -1,0 +1,83 @@
+// One GPU as this process uses it: its context, a stream, the kernels that its driver took, and memory.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "backend/cuda/driver.h"
+
+namespace lora_edge::cuda {
+
+struct DeviceInfo {
+  int index;
+  std::string name;
+  int capability;  // 87: 8.7
+  size_t n_bytes;  // of memory
+  int processors;
+  bool integrated;  // shares its memory with the CPU
+};
+
+// Those that the driver has; none where there is no driver.
+std::vector<DeviceInfo> devices();
+
+struct Grid {
+  int x, y = 1, z = 1;
+};
+
+class Context {
+ public:
+  // RuntimeError in Python: no driver, no such device, or none of the kernels' images will do.
+  explicit Context(int index);
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  const DeviceInfo& info() const { return info_; }
+  void use() const;  // by the calling thread
+  // RuntimeError with the numbers where memory is short.
+  void* allocate(size_t n_bytes);
+  void release(void* data) noexcept;
+  void copy_in(void* to, const void* from, size_t n_bytes);
+  void copy_out(void* to, const void* from, size_t n_bytes);  // waits
+  void copy_within(void* to, const void* from, size_t n_bytes);
+  void fill_zeros(void* data, size_t n_bytes);
+  void wait();
+  bool has(const std::string& kernel) { return find(kernel) != nullptr; }
+  // Blocks of `threads`; shared: bytes of dynamic shared memory.
+  template <class Args>
+  void launch(const char* kernel, const Args& args, Grid grid, int threads = 128, size_t shared = 0) {
+    launch_with(kernel, const_cast<Args*>(&args), grid, threads, shared);
+  }
+
+ private:
+  void launch_with(const char* kernel, void* args, Grid grid, int threads, size_t shared);
+  void load_images();
+  Handle find(const std::string& kernel);  // nullptr: no image that was taken has it
+
+  const Driver* driver_;
+  DeviceInfo info_;
+  Handle context_ = nullptr, stream_ = nullptr;
+  std::vector<Handle> modules_;
+  std::unordered_map<std::string, Handle> functions_;
+};
+
+// Memory of a device that something else holds; frees it in the end.
+class DeviceMemory {
+ public:
+  DeviceMemory(std::shared_ptr<Context> context, size_t n_bytes)
+      : context_(std::move(context)), data_(context_->allocate(n_bytes)), n_bytes_(n_bytes) {}
+  ~DeviceMemory() { context_->release(data_); }
+  DeviceMemory(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(const DeviceMemory&) = delete;
+  void* data() const { return data_; }
+  size_t n_bytes() const { return n_bytes_; }
+
+ private:
+  std::shared_ptr<Context> context_;
+  void* data_;
+  size_t n_bytes_;
+};
+
+}  // namespace lora_edge::cuda

@@ -1,0 +1,136 @@
+// What kernels are called with: plain structs, the same for the host and for every device compiler. Pointers are the
+// device's. Shapes: m rows (tokens), n outputs, k depth, r rank.
+#pragma once
+
+namespace lora_edge::cuda {
+
+// How a device keeps a weight. Floats as in files. Blocks of 32 with their numbers apart from their scales, each
+// row-major, so that both are aligned: q8 signed bytes and a half d each (Q8_0, Q5_0, IQ4_NL); q4 4-bit numbers, of
+// which 8 is taken, as 16 bytes each, and a half d each (Q4_0).
+enum Kind { kF32, kF16, kBf16, kQ8, kQ4, kKinds };
+
+struct Matrix {
+  const void* q;      // numbers [n, k]
+  const void* d;      // scales [n, k / 32]; nullptr of floats
+  const float* bias;  // [n] or nullptr
+  int kind, n, k;
+};
+
+// One adapter's part in one linear of one row: u = scale · A·x lies in columns [u0, u0 + r) of the row's u.
+struct Part {
+  const void *a, *b;        // [r, k] and [n, r]; of the embedding a is [n_vocab, r]
+  const float* bias;        // [n] of lora_B or nullptr
+  const float* row_scales;  // [n] of DoRA or nullptr
+  float scale;
+  int r, u0;
+  int a_kind, b_kind;  // floats
+};
+
+// Parts [first, first + count) of a table.
+struct PartRange {
+  int first, count;
+};
+
+constexpr int kMostLinears = 3;  // that share their input
+
+struct LinearOne {
+  Matrix w;
+  float* y;  // [m, w.n]
+  int accumulate;
+  float scale;              // of what is accumulated
+  const PartRange* ranges;  // [m] or nullptr: no row has parts
+  float* u;                 // [m, ldu]
+};
+
+struct LinearArgs {
+  LinearOne linears[kMostLinears];
+  int n_linears;
+  int m, k;
+  const float* x;  // [m, k]
+  const signed char* xq;
+  const float* xd;  // [m, k], [m, k / 32]: x quantised, where a weight is in blocks
+  const Part* parts;
+  int ldu;
+};
+
+struct EmbedArgs {
+  Matrix w;
+  const int* tokens;        // [m]
+  const PartRange* ranges;  // [m] or nullptr
+  const Part* parts;
+  float* x;  // [m, w.k]
+  int add;   // to x
+};
+
+// x[i] [n] for i < m; rows of x lie ld apart.
+struct NormArgs {
+  const float *x, *w, *b;  // b: nullptr for the root mean square's
+  float* out;
+  float* add_to;  // [m, n] or nullptr: the result is added there, too
+  float eps;
+  int n, rms;
+};
+
+struct QuantizeArgs {
+  const float* x;
+  signed char* q;
+  float* d;
+  int n_blocks;  // of all rows
+};
+
+struct ActivateArgs {
+  const float *gate, *up;  // up: nullptr where there is none
+  float* out;
+  int m, n, ld;  // rows of gate and up are ld apart
+  int activation;
+};
+
+// op: 0 multiplies by `by`, 1 makes x = by · tanh(x / by), 2 takes row rows[i].
+struct RowsArgs {
+  const float* x;
+  float* out;
+  const int* rows;
+  float by;
+  int m, n, op;
+};
+
+// Where a row of a batch stands. pages: of its sequence.
+struct Place {
+  unsigned char* const* pages;
+  int position, seen;
+};
+
+struct CacheLayout {
+  long long head_bytes;   // of K, and of V, of one head's page
+  long long layer_begin;  // byte at which the layer's first head begins in a page
+  int half;               // halves, else floats
+  int n_head_kv, head_dim;
+};
+
+struct RopeArgs {
+  float *q, *k;  // rows ldq and ldkv apart
+  const float *v, *cos, *sin, *q_norm, *k_norm;
+  const Place* places;
+  CacheLayout cache;
+  float eps;
+  int ldq, ldkv, n_head, n_rot, interleaved;
+  int qk_norm, rms;  // QkNorm; kind of norm
+};
+
+// Rows [begin, end): consecutive positions of one sequence.
+struct RowBlock {
+  int begin, end;
+};
+
+struct AttentionArgs {
+  const float* q;  // [m, n_head, head_dim], rows ldq apart
+  float* out;      // [m, n_head, head_dim]
+  float* states;   // [blocks, n_head_kv, spans, queries, head_dim + 2], or nullptr where all is one span
+  const RowBlock* blocks;
+  const Place* places;
+  CacheLayout cache;
+  float scale, cap;
+  int ldq, n_head, window, n_spans, most_queries;
+};
+
+}  // namespace lora_edge::cuda

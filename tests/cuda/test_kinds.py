@@ -1,0 +1,102 @@
+"""Adapters of every kind, and encoders, on a GPU beside the same on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lora_edge
+import numpy as np
+import pytest
+from lora_edge import _core
+from lora_edge.adapter import AdapterSpec
+from lora_edge.model import Model
+from lora_edge.sequence import Sequence
+from test_adapter_kinds import biases, dora, whole
+from tiny_encoder import tiny_encoder
+from tiny_models import fresh_rng, random_ids, tiny_model
+
+WHOLE = ["token_embd.weight", "output.weight", "blk.0.attn_q.weight", "blk.0.ffn_down.weight"]
+SPECS: list[AdapterSpec] = [
+    "dora", "bias", "whole", {"dora": -0.5}, {"bias": 1.0, "small": 1.5, "dora": 1.0}, {"dora": 0.0, "whole": 0.0},
+    None,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arch", ["llama", "qwen2"])
+def test_adapters(tmp_path: Path, arch: str) -> None:
+    rng = fresh_rng()
+    base = tmp_path / "base.gguf"
+    shape = tiny_model(base, rng, arch, "f32")
+    biased = any(name.endswith("attn_q.bias") for name in _core.GgufFile(str(base)).tensors())
+    paths = [
+        dora(rng, tmp_path, shape, "dora"), dora(rng, tmp_path, shape, "small", r=2),
+        biases(rng, tmp_path, shape, "bias"), whole(rng, tmp_path, shape, "whole", WHOLE, biased),
+    ]  # fmt: skip
+    texts = [random_ids(rng, shape, n) for n in (12, 1, 30, 5, 9, 2, 17)]
+    with Model(base, threads=1) as cpu, Model(base, device="cuda") as gpu:
+        for path in paths:
+            cpu.load_adapter(path)
+            gpu.load_adapter(path)
+        together = [gpu.sequence(adapter=spec) for spec in SPECS]
+        Sequence.feed_all(list(zip(together, texts)))
+        for sequence, text, spec in zip(together, texts, SPECS):
+            expected, alone = cpu.logits(text, adapter=spec), gpu.logits(text, adapter=spec)
+            assert np.abs(expected - alone).max() <= 1e-3, spec
+            assert sequence.logits().tobytes() == alone[-1].tobytes(), spec
+
+
+def test_an_adapter_that_starts_in_the_middle(tmp_path: Path) -> None:
+    rng = fresh_rng()
+    base = tmp_path / "base.gguf"
+    shape = tiny_model(base, rng, "llama", "f32")
+    path, ids = dora(rng, tmp_path, shape, "dora"), random_ids(rng, shape, 30)
+    logits = []
+    for device in ("cpu", "cuda"):
+        with Model(base, threads=1, device=device) as model:
+            model.load_adapter(path)
+            sequence = model.sequence(adapter="dora")
+            sequence.core.set_starts([11])
+            sequence.feed(ids)
+            logits.append(sequence.logits())
+            assert np.abs(sequence.logits() - model.logits(ids, adapter="dora")[-1]).max() > 0.01
+    assert np.abs(logits[0] - logits[1]).max() <= 1e-3
+
+
+@pytest.mark.parametrize(("kv_type", "window"), [("f32", 0), ("f16", 0), ("f32", 17), ("f32", 90), ("f32", 600)])
+def test_contexts_of_several_spans(tmp_path: Path, kv_type: str, window: int) -> None:
+    rng = fresh_rng()
+    base = tmp_path / "base.gguf"
+    shape = tiny_model(base, rng, "llama", "f32", n_layer=1, n_ctx=1200, window=window)
+    ids = random_ids(rng, shape, 1100)
+    with Model(base, threads=1, kv_type=kv_type) as cpu, Model(base, kv_type=kv_type, device="cuda") as gpu:
+        a, b = cpu.logits(ids, last=3), gpu.logits(ids, last=3)
+        assert np.abs(a - b).max() <= (1e-3 if kv_type == "f32" else 2e-2)
+        sequence = gpu.sequence()
+        sequence.feed(ids[:-1])
+        sequence.feed(ids[-1:])
+        assert sequence.logits().tobytes() == b[-1].tobytes()
+
+
+@pytest.mark.parametrize("kind", [0, 8])  # F32, Q8_0
+def test_encoders(tmp_path: Path, kind: int) -> None:
+    path = tmp_path / "bert.gguf"
+    path.write_bytes(tiny_encoder(kind).raw)
+    texts = ["ab", "b a b", ("a", "b")]
+    with lora_edge.load(path, device="cpu") as cpu, lora_edge.load(path, device="cuda") as gpu:
+        assert gpu.device == "cuda:0"
+        assert np.abs(cpu.embed(texts) - gpu.embed(texts)).max() <= 1e-4
+        for a, b in zip(cpu.classify(texts), gpu.classify(texts)):
+            assert a.label == b.label
+
+
+def test_what_the_cpu_alone_does(tmp_path: Path) -> None:
+    rng = fresh_rng()
+    base = tmp_path / "base.gguf"
+    tiny_model(base, rng, "llama", "q8_0", whole_blocks=True)
+    with pytest.raises(ValueError, match="keeps no keys and values as q8_0; use device='cpu'"):
+        Model(base, kv_type="q8_0", device="cuda")
+    tiny_model(base, rng, "llama", "q5_1", whole_blocks=True)
+    with pytest.raises(ValueError, match="keeps no weights of type Q5_1; use device='cpu'"):
+        Model(base, device="cuda")
+    with lora_edge.load(base) as model:
+        assert model.device == "cpu"
