@@ -20,10 +20,17 @@ with lora_edge.load(device=sys.argv[1], threads=1) as model:
 ANSWER = '{"device":"light","room":"kitchen","action":"on"}'
 
 
-def run(device: str, library: Path | str | None, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_code(
+    code: str, *arguments: str, library: Path | str | None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own: each has one driver."""
     settings = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **environment}
     settings["LORA_EDGE_LIBCUDA"] = str(library)
-    return subprocess.run([sys.executable, "-c", GENERATE, device], env=settings, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", code, *arguments], env=settings, capture_output=True, text=True)
+
+
+def run(device: str, library: Path | str | None, **environment: str) -> subprocess.CompletedProcess[str]:
+    return run_code(GENERATE, device, library=library, **environment)
 
 
 # What is played, whether "auto" warns (a GPU is there and can't be used), and what device="cuda" says.

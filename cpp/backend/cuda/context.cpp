@@ -59,6 +59,7 @@ Context::Context(int index) {
   try {
     use();
     driver_->check(driver_->stream_create(&stream_, kNonBlocking), "cuStreamCreate");
+    launches_ = std::make_unique<Launches>(*driver_, stream_);
     load_images();
   } catch (...) {
     driver_->context_release(device);
@@ -69,6 +70,7 @@ Context::Context(int index) {
 Context::~Context() {
   driver_->context_set(context_);
   driver_->stream_wait(stream_);
+  launches_.reset();
   for (Handle module : modules_) driver_->module_unload(module);
   driver_->stream_destroy(stream_);
   int device = 0;
@@ -101,11 +103,13 @@ void Context::load_images() {
                                     info_.capability % 10, "; the kernels need 5.3"));
 }
 
-Handle Context::find(const std::string& kernel) {
-  Handle& found = functions_[kernel];
+Context::Function& Context::find(const std::string& kernel) {
+  const auto found = functions_.find(kernel);
+  if (found != functions_.end()) return found->second;
+  Function made{nullptr, kPlainShared};
   for (Handle module : modules_)
-    if (!found && driver_->module_function(&found, module, kernel.c_str()) != 0) found = nullptr;
-  return found;
+    if (!made.handle && driver_->module_function(&made.handle, module, kernel.c_str()) != 0) made.handle = nullptr;
+  return functions_[kernel] = made;
 }
 
 void* Context::allocate(size_t n_bytes) {
@@ -125,51 +129,62 @@ void* Context::allocate(size_t n_bytes) {
   return reinterpret_cast<void*>(static_cast<uintptr_t>(data));
 }
 
+template <class Call>
+void Context::in_order(const char* name, const Call& call) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  use();
+  launches_->submit();
+  driver_->check(call(), name);
+}
+
 void Context::release(void* data) noexcept {
   if (!data) return;
-  driver_->context_set(context_);
-  driver_->stream_wait(stream_);
+  try {
+    in_order("cuStreamSynchronize", [&] { return driver_->stream_wait(stream_); });
+  } catch (const std::exception&) {  // whoever launched hears of it at the next call: a broken context stays broken
+  }
   driver_->memory_free(address(data));
 }
 
 void Context::copy_in(void* to, const void* from, size_t n_bytes) {
   if (n_bytes == 0) return;
-  use();
-  driver_->check(driver_->copy_in(address(to), from, n_bytes, stream_), "cuMemcpyHtoD");
+  in_order("cuMemcpyHtoD", [&] { return driver_->copy_in(address(to), from, n_bytes, stream_); });
 }
 
 void Context::copy_out(void* to, const void* from, size_t n_bytes) {
   if (n_bytes == 0) return;
-  use();
-  driver_->check(driver_->copy_out(to, address(from), n_bytes, stream_), "cuMemcpyDtoH");
-  wait();
+  in_order("cuMemcpyDtoH", [&] {
+    const Result result = driver_->copy_out(to, address(from), n_bytes, stream_);
+    return result != 0 ? result : driver_->stream_wait(stream_);
+  });
 }
 
 void Context::copy_within(void* to, const void* from, size_t n_bytes) {
   if (n_bytes == 0) return;
-  use();
-  driver_->check(driver_->copy_within(address(to), address(from), n_bytes, stream_), "cuMemcpyDtoD");
+  in_order("cuMemcpyDtoD", [&] { return driver_->copy_within(address(to), address(from), n_bytes, stream_); });
 }
 
 void Context::fill_zeros(void* data, size_t n_bytes) {
   if (n_bytes == 0) return;
-  use();
-  driver_->check(driver_->fill(address(data), 0, n_bytes, stream_), "cuMemsetD8");
+  in_order("cuMemsetD8", [&] { return driver_->fill(address(data), 0, n_bytes, stream_); });
 }
 
-void Context::wait() { driver_->check(driver_->stream_wait(stream_), "cuStreamSynchronize"); }
+void Context::wait() {
+  in_order("cuStreamSynchronize", [&] { return driver_->stream_wait(stream_); });
+}
 
-void Context::launch_with(const char* kernel, void* args, Grid grid, int threads, size_t shared) {
+void Context::launch_with(const char* kernel, const void* args, size_t n_bytes, Grid grid, int threads,
+                          size_t shared) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  std::lock_guard<std::mutex> lock(mutex_);
   use();
-  const Handle f = find(kernel);
-  if (!f) throw std::runtime_error(concat("[cuda] no kernel '", kernel, "' in this build"));
-  if (shared > kPlainShared)
-    driver_->check(driver_->function_set(f, kMostDynamicShared, static_cast<int>(shared)), "cuFuncSetAttribute");
-  void* parameters[] = {args};
-  driver_->check(driver_->launch(f, unsigned(grid.x), unsigned(grid.y), unsigned(grid.z), unsigned(threads), 1, 1,
-                                 unsigned(shared), stream_, parameters, nullptr),
-                 concat("launching ", kernel).c_str());
+  Function& f = find(kernel);
+  if (!f.handle) throw std::runtime_error(concat("[cuda] no kernel '", kernel, "' in this build"));
+  if (shared > f.shared) {
+    driver_->check(driver_->function_set(f.handle, kMostDynamicShared, static_cast<int>(shared)), "cuFuncSetAttribute");
+    f.shared = shared;
+  }
+  launches_->add(f.handle, kernel, args, n_bytes, grid, threads, shared);
 }
 
 }  // namespace lora_edge::cuda

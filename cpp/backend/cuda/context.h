@@ -2,11 +2,13 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "backend/cuda/driver.h"
+#include "backend/cuda/launches.h"
 
 namespace lora_edge::cuda {
 
@@ -21,10 +23,6 @@ struct DeviceInfo {
 
 // Those that the driver has; none where there is no driver.
 std::vector<DeviceInfo> devices();
-
-struct Grid {
-  int x, y = 1, z = 1;
-};
 
 class Context {
  public:
@@ -44,23 +42,33 @@ class Context {
   void copy_within(void* to, const void* from, size_t n_bytes);
   void fill_zeros(void* data, size_t n_bytes);
   void wait();
-  bool has(const std::string& kernel) { return find(kernel) != nullptr; }
-  // Blocks of `threads`; shared: bytes of dynamic shared memory.
+  bool has(const std::string& kernel) { return find(kernel).handle != nullptr; }
+  // Blocks of `threads`; shared: bytes of dynamic shared memory. It runs before what is asked of the device's memory
+  // after it, and errors come then.
   template <class Args>
   void launch(const char* kernel, const Args& args, Grid grid, int threads = 128, size_t shared = 0) {
-    launch_with(kernel, const_cast<Args*>(&args), grid, threads, shared);
+    launch_with(kernel, &args, sizeof(Args), grid, threads, shared);
   }
 
  private:
-  void launch_with(const char* kernel, void* args, Grid grid, int threads, size_t shared);
+  void launch_with(const char* kernel, const void* args, size_t n_bytes, Grid grid, int threads, size_t shared);
+  // After what was launched, calls the driver, which returns its result.
+  template <class Call>
+  void in_order(const char* name, const Call& call);
   void load_images();
-  Handle find(const std::string& kernel);  // nullptr: no image that was taken has it
+  struct Function {
+    Handle handle;  // nullptr: no image that was taken has it
+    size_t shared;  // bytes of dynamic shared memory that it may have
+  };
+  Function& find(const std::string& kernel);
 
   const Driver* driver_;
   DeviceInfo info_;
   Handle context_ = nullptr, stream_ = nullptr;
   std::vector<Handle> modules_;
-  std::unordered_map<std::string, Handle> functions_;
+  std::unordered_map<std::string, Function> functions_;
+  std::mutex mutex_;  // of the stream: an adapter's memory may be freed by any thread
+  std::unique_ptr<Launches> launches_;
 };
 
 // Memory of a device that something else holds; frees it in the end.

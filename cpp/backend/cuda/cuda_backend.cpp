@@ -205,6 +205,7 @@ class CudaBackend final : public Backend {
   }
 
   void take_rows(const float* x, const std::vector<int>& rows, int n, float* out) override {
+    if (x == out && rows.back() == int(rows.size()) - 1) return;  // they are where they belong
     int* ids = tokens_.get<int>(rows.size());
     context_->copy_in(ids, rows.data(), rows.size() * sizeof(int));
     context_->launch("rows", RowsArgs{x, out, ids, 0.0f, int(rows.size()), n, 2}, {1});

@@ -38,6 +38,10 @@ Loaded load() {
   if (!d.name && !missing) missing = symbol;
   LORA_EDGE_CUDA_FUNCTIONS(LORA_EDGE_CUDA_LOAD)
 #undef LORA_EDGE_CUDA_LOAD
+#define LORA_EDGE_CUDA_LOAD(name, symbol, parameters) \
+  d.name = reinterpret_cast<Result(*) parameters>(::dlsym(handle, symbol));
+  LORA_EDGE_CUDA_GRAPH_FUNCTIONS(LORA_EDGE_CUDA_LOAD)
+#undef LORA_EDGE_CUDA_LOAD
   if (missing) {
     loaded.why = concat("the CUDA driver is too old: it has no ", missing, "; CUDA 10.2's is the first that will do");
     return loaded;
@@ -54,6 +58,13 @@ Loaded load() {
 
 void Driver::check(Result result, const char* call) const {
   if (result != 0) throw std::runtime_error(concat("[cuda] ", call, ": ", text_of(*this, result)));
+}
+
+// A library may have a symbol that its driver is too old for: by version, not by what is there.
+Result Driver::instantiate(Handle* made, Handle graph) const {
+  if (instantiate_114 && version >= 11040) return instantiate_114(made, graph, 0);
+  if (instantiate_11 && version >= 11000) return instantiate_11(made, graph, nullptr, nullptr, 0);
+  return instantiate_10 ? instantiate_10(made, graph, nullptr, nullptr, 0) : kNotFound;
 }
 
 const Driver* find_driver(std::string* why) {

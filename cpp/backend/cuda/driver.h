@@ -42,20 +42,37 @@ using Address = unsigned long long;
   X(error_name, "cuGetErrorName", (Result, const char**))                                                   \
   X(error_text, "cuGetErrorString", (Result, const char**))
 
+// Graphs: a driver that lacks one of these runs without. Three generations of making one executable.
+#define LORA_EDGE_CUDA_GRAPH_FUNCTIONS(X)                                              \
+  X(capture_begin, "cuStreamBeginCapture_v2", (Handle, int))                           \
+  X(capture_end, "cuStreamEndCapture", (Handle, Handle*))                              \
+  X(graph_launch, "cuGraphLaunch", (Handle, Handle))                                   \
+  X(graph_destroy, "cuGraphDestroy", (Handle))                                         \
+  X(graph_exec_destroy, "cuGraphExecDestroy", (Handle))                                \
+  X(instantiate_10, "cuGraphInstantiate", (Handle*, Handle, Handle*, char*, size_t))    \
+  X(instantiate_11, "cuGraphInstantiate_v2", (Handle*, Handle, Handle*, char*, size_t)) \
+  X(instantiate_114, "cuGraphInstantiateWithFlags", (Handle*, Handle, unsigned long long))
+
 struct Driver {
 #define LORA_EDGE_CUDA_MEMBER(name, symbol, parameters) Result(*name) parameters;
   LORA_EDGE_CUDA_FUNCTIONS(LORA_EDGE_CUDA_MEMBER)
+  LORA_EDGE_CUDA_GRAPH_FUNCTIONS(LORA_EDGE_CUDA_MEMBER)
 #undef LORA_EDGE_CUDA_MEMBER
   int version;  // 12060: CUDA 12.6
 
   // RuntimeError in Python, which names the call, unless `result` is 0.
   void check(Result result, const char* call) const;
+  bool can_capture() const {
+    return capture_begin && capture_end && graph_launch && graph_destroy && graph_exec_destroy &&
+           (instantiate_10 || instantiate_11 || instantiate_114);
+  }
+  Result instantiate(Handle* made, Handle graph) const;
 };
 
 // The driver, initialised; nullptr where it can't be had, and `why` says it in words. LORA_EDGE_LIBCUDA names another
 // library than libcuda.so.1.
 const Driver* find_driver(std::string* why);
 
-constexpr Result kOutOfMemory = 2, kNoImage = 209, kInvalidPtx = 218, kUnsupportedPtx = 222;
+constexpr Result kOutOfMemory = 2, kNoImage = 209, kInvalidPtx = 218, kNotFound = 500, kUnsupportedPtx = 222;
 
 }  // namespace lora_edge::cuda

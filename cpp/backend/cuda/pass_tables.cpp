@@ -14,7 +14,8 @@ constexpr int kSpan = 512;    // positions
 }  // namespace
 
 void PassTables::begin(const Config& c, const std::vector<RowPlace>& places, const std::vector<RowGroup>& groups) {
-  // Page pointers of each sequence, then the places that point to them.
+  // Places, then the page pointers of each sequence, which they point to. What grows comes last: addresses that launches
+  // have as arguments stay.
   const size_t m = places.size();
   std::vector<const void*> pages;
   std::vector<size_t> first(m);
@@ -31,14 +32,14 @@ void PassTables::begin(const Config& c, const std::vector<RowPlace>& places, con
     const size_t n = size_t(places[last].seen + kPagePositions - 1) / kPagePositions;
     for (size_t p = 0; p < n; ++p) pages.push_back(places[i].kv->pages()[p]);
   }
-  const size_t page_bytes = pages.size() * sizeof(void*);
-  uint8_t* memory = places_memory_.get<uint8_t>(page_bytes + m * sizeof(Place));
+  const size_t place_bytes = m * sizeof(Place);
+  uint8_t* memory = places_memory_.get<uint8_t>(place_bytes + pages.size() * sizeof(void*));
+  auto* const* to_pages = reinterpret_cast<unsigned char* const*>(memory + place_bytes);
   std::vector<Place> table(m);
-  for (size_t i = 0; i < m; ++i)
-    table[i] = {reinterpret_cast<unsigned char* const*>(memory) + first[i], places[i].position, places[i].seen};
-  context_->copy_in(memory, pages.data(), page_bytes);
-  context_->copy_in(memory + page_bytes, table.data(), m * sizeof(Place));
-  places_ = reinterpret_cast<const Place*>(memory + page_bytes);
+  for (size_t i = 0; i < m; ++i) table[i] = {to_pages + first[i], places[i].position, places[i].seen};
+  context_->copy_in(memory, table.data(), place_bytes);
+  context_->copy_in(memory + place_bytes, pages.data(), pages.size() * sizeof(void*));
+  places_ = reinterpret_cast<const Place*>(memory);
 
   const int group = c.n_head / c.n_head_kv, most_rows = std::max(1, kQueries / group);
   std::vector<RowBlock> blocks;
@@ -121,12 +122,12 @@ PartTable PassTables::make_parts(const Config& c, const std::vector<RowGroup>& g
       for (int i = group.begin; i < group.end; ++i) ranges[size_t(id - first_id) * size_t(table.m) + size_t(i)] = range;
     }
   if (parts.empty()) return table;
-  const size_t part_bytes = parts.size() * sizeof(Part);
-  uint8_t* to = memory.get<uint8_t>(part_bytes + ranges.size() * sizeof(PartRange));
-  context_->copy_in(to, parts.data(), part_bytes);
-  context_->copy_in(to + part_bytes, ranges.data(), ranges.size() * sizeof(PartRange));
-  table.parts = reinterpret_cast<const Part*>(to);
-  table.ranges = reinterpret_cast<const PartRange*>(to + part_bytes);
+  const size_t range_bytes = ranges.size() * sizeof(PartRange);
+  uint8_t* to = memory.get<uint8_t>(range_bytes + parts.size() * sizeof(Part));
+  context_->copy_in(to, ranges.data(), range_bytes);
+  context_->copy_in(to + range_bytes, parts.data(), parts.size() * sizeof(Part));
+  table.ranges = reinterpret_cast<const PartRange*>(to);
+  table.parts = reinterpret_cast<const Part*>(to + range_bytes);
   return table;
 }
 

@@ -11,21 +11,23 @@
 
 namespace lora_edge::cuda {
 
-// Grows and is never shrunk; contents are lost on growth.
+// Grows and is never shrunk; contents are lost on growth. Whole pages, so that a table that grows by a line keeps its
+// address, which launches have as an argument.
 class DeviceBuffer {
  public:
   explicit DeviceBuffer(std::shared_ptr<Context> context) : context_(std::move(context)) {}
   template <class T>
   T* get(size_t n) {
-    if (!memory_ || memory_->n_bytes() < n * sizeof(T)) {
+    if (n > 0 && (!memory_ || memory_->n_bytes() < n * sizeof(T))) {
       memory_.reset();
-      memory_ = n ? std::make_unique<DeviceMemory>(context_, n * sizeof(T)) : nullptr;
+      memory_ = std::make_unique<DeviceMemory>(context_, (n * sizeof(T) + kPage - 1) / kPage * kPage);
     }
     return memory_ ? static_cast<T*>(memory_->data()) : nullptr;
   }
   size_t n_bytes() const { return memory_ ? memory_->n_bytes() : 0; }
 
  private:
+  static constexpr size_t kPage = 4096;  // bytes
   std::shared_ptr<Context> context_;
   std::unique_ptr<DeviceMemory> memory_;
 };

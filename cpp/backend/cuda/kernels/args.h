@@ -2,6 +2,8 @@
 // device's. Shapes: m rows (tokens), n outputs, k depth, r rank.
 #pragma once
 
+#pragma GCC diagnostic push
+#pragma GCC diagnostic error "-Wpadded"  // launches are compared byte by byte: nothing may lie between the members
 namespace lora_edge::cuda {
 
 // How a device keeps a weight. Floats as in files. Blocks of 32 with their numbers apart from their scales, each
@@ -13,7 +15,7 @@ struct Matrix {
   const void* q;      // numbers [n, k]
   const void* d;      // scales [n, k / 32]; nullptr of floats
   const float* bias;  // [n] or nullptr
-  int kind, n, k;
+  int kind, n, k, unused = 0;
 };
 
 // One adapter's part in one linear of one row: u = scale · A·x lies in columns [u0, u0 + r) of the row's u.
@@ -24,6 +26,7 @@ struct Part {
   float scale;
   int r, u0;
   int a_kind, b_kind;  // floats
+  int unused = 0;
 };
 
 // Parts [first, first + count) of a table.
@@ -45,12 +48,11 @@ struct LinearOne {
 struct LinearArgs {
   LinearOne linears[kMostLinears];
   int n_linears;
-  int m, k;
+  int m, k, ldu;
   const float* x;  // [m, k]
   const signed char* xq;
   const float* xd;  // [m, k], [m, k / 32]: x quantised, where a weight is in blocks
   const Part* parts;
-  int ldu;
 };
 
 struct EmbedArgs {
@@ -60,6 +62,7 @@ struct EmbedArgs {
   const Part* parts;
   float* x;  // [m, w.k]
   int add;   // to x
+  int unused = 0;
 };
 
 // x[i] [n] for i < m; rows of x lie ld apart.
@@ -68,7 +71,7 @@ struct NormArgs {
   float* out;
   float* add_to;  // [m, n] or nullptr: the result is added there, too
   float eps;
-  int n, rms;
+  int n, rms, unused = 0;
 };
 
 struct QuantizeArgs {
@@ -76,6 +79,7 @@ struct QuantizeArgs {
   signed char* q;
   float* d;
   int n_blocks;  // of all rows
+  int unused = 0;
 };
 
 struct ActivateArgs {
@@ -104,7 +108,7 @@ struct CacheLayout {
   long long head_bytes;   // of K, and of V, of one head's page
   long long layer_begin;  // byte at which the layer's first head begins in a page
   int half;               // halves, else floats
-  int n_head_kv, head_dim;
+  int n_head_kv, head_dim, unused = 0;
 };
 
 struct RopeArgs {
@@ -130,7 +134,8 @@ struct AttentionArgs {
   const Place* places;
   CacheLayout cache;
   float scale, cap;
-  int ldq, n_head, window, n_spans, most_queries;
+  int ldq, n_head, window, n_spans, most_queries, unused = 0;
 };
 
 }  // namespace lora_edge::cuda
+#pragma GCC diagnostic pop
