@@ -1,6 +1,5 @@
 #include "backend/cuda/context.h"
 #include "backend/cuda/self_test.h"
-#include "backend/cuda/weights.h"
 #include "bindings/bindings.h"
 
 namespace lora_edge {
@@ -35,11 +34,6 @@ void bind_cuda(py::module_& m) {
   m.def("cuda_driver", cuda_driver);
   m.def("cuda_devices", cuda_devices);
   m.def("cuda_self_test", cuda_self_test, py::arg("index"), Released());
-  m.def("cuda_keeps", [](const std::string& type) {
-    for (int t = 0; t < kDTypes; ++t)
-      if (type == dtype_name(DType(t))) return cuda::keeps(DType(t));
-    return false;
-  });
 }
 
 }  // namespace lora_edge

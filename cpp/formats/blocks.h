@@ -66,7 +66,7 @@ struct BlockQ3K {
 };
 struct BlockQ4K {
   uint16_t d, dmin;
-  uint8_t scales[12];  // 8 scales and 8 mins of 6 bits, see sub_scales
+  uint8_t scales[12];  // 8 scales and 8 mins of 6 bits, see unpack.h
   uint8_t qs[128];     // value = d · scale · q - dmin · min
 };
 struct BlockQ5K {

@@ -132,7 +132,4 @@ def cuda_devices() -> list[dict[str, Any]]:
 def cuda_self_test(index: int) -> str:
     """What is wrong with a GPU; empty: nothing. Tested once."""
 
-def cuda_keeps(type: str) -> bool:
-    """Whether a GPU keeps weights of this type."""
-
 def build_info() -> dict[str, Any]: ...

@@ -37,8 +37,8 @@ def load(
     adapters loaded already.
 
     n_ctx: context in tokens, by default as trained; it allocates nothing until used. threads: by default one per
-    (big) core. device: "cpu", "cuda" (the first GPU), "cuda:1" ...; "auto": the first GPU, if it passes a self-test and
-    keeps this model's types of weights, else the CPU. kv_type: "auto" (f32 for F32 files, else f16), "f32", "f16" or
+    (big) core. device: "cpu", "cuda" (the first GPU), "cuda:1" ...; "auto": the first GPU, if it passes a self-test,
+    else the CPU. kv_type: "auto" (f32 for F32 files, else f16), "f32", "f16" or
     "q8_0" (half of f16's memory, for long contexts; rounds keys and values to 8 bits). pin: keeps each thread that the
     model starts on a (big) core of its own; by default they run where the system likes, which suits a machine that
     does other work.

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cache
 
 from . import _core
-from .gguf_file import GgufFile
 
 CPU = -1
 
@@ -46,45 +45,36 @@ def missing_driver() -> str:
     return str(_core.cuda_driver()[1])
 
 
-def choose(device: str, path: str, kv_type: str) -> int:
+def choose(device: str, kv_type: str) -> int:
     """The number of the GPU that a model is to run on; CPU, a negative one, for the CPU.
 
-    device: "cpu", "cuda" (the first GPU), "cuda:N", or "auto": the first GPU where it works and keeps this model's
-    types of weights, else the CPU. ValueError: no such word. RuntimeError: the GPU asked for can't be used.
+    device: "cpu", "cuda" (the first GPU), "cuda:N", or "auto": the first GPU where it works, else the CPU. ValueError: no
+    such word, or keys and values of a type that the GPU doesn't keep. RuntimeError: the GPU can't be used.
     """
     if device == "cpu":
         return CPU
     if device == "auto":
-        return _automatic(path, kv_type)
+        return _automatic(kv_type)
     asked = re.fullmatch(r"cuda(?::(\d{1,3}))?", device)
     if not asked:
         raise ValueError(f"device {device!r} is unknown: 'auto', 'cpu', 'cuda' and 'cuda:N' are possible")
     index = int(asked[1] or 0)
     if problem := _core.cuda_self_test(index):
         raise RuntimeError(f"device {device!r} can't be used: {problem.removeprefix('[cuda] ')}")
-    if why := _unfit(path, kv_type):
-        raise ValueError(f"device {device!r} doesn't run this model: {why}; use device='cpu'")
+    if kv_type == "q8_0":
+        raise ValueError(f"device {device!r} keeps no keys and values as q8_0; use kv_type='f16' or device='cpu'")
     return index
 
 
-def _automatic(path: str, kv_type: str) -> int:
+def _automatic(kv_type: str) -> int:
     if not _core.cuda_devices():
         return CPU
     if problem := _core.cuda_self_test(0):
         _warn_once(problem)
         return CPU
-    return CPU if _unfit(path, kv_type) else 0
+    return CPU if kv_type == "q8_0" else 0
 
 
 @cache
 def _warn_once(problem: str) -> None:
     warnings.warn(f"the GPU isn't used, the CPU is: {problem.removeprefix('[cuda] ')}", RuntimeWarning, stacklevel=5)
-
-
-def _unfit(path: str, kv_type: str) -> str:
-    """What of a model a GPU can't run; empty: nothing."""
-    if kv_type == "q8_0":
-        return "it keeps no keys and values as q8_0"
-    kinds = {kind.lower() for _, kind, _ in GgufFile(path).core.tensors().values()}
-    others = sorted(kind for kind in kinds if not _core.cuda_keeps(kind))
-    return f"it keeps no weights of type {', '.join(others).upper()}" if others else ""

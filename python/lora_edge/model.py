@@ -80,7 +80,7 @@ class Model:
         device: str = "cpu",
     ) -> None:
         self.path = os.fspath(path)
-        cuda = choose(device, self.path, str(kv_type))
+        cuda = choose(device, str(kv_type))
         self._core: _core.Model | None = _core.Model(
             self.path,
             0 if n_ctx is None else whole("n_ctx", n_ctx, 1, MAX_CONTEXT),

@@ -13,7 +13,9 @@ from lora_edge.model import Model
 from lora_edge.sequence import Sequence
 from test_adapter_kinds import biases, dora, whole
 from tiny_encoder import tiny_encoder
-from tiny_models import fresh_rng, random_ids, tiny_model
+from tiny_models import (
+    fresh_rng, random_factors, random_ids, random_shape, random_tensors, tiny_model, write_adapter, write_model,
+)  # fmt: skip
 
 WHOLE = ["token_embd.weight", "output.weight", "blk.0.attn_q.weight", "blk.0.ffn_down.weight"]
 SPECS: list[AdapterSpec] = [
@@ -90,13 +92,31 @@ def test_encoders(tmp_path: Path, kind: int) -> None:
 
 
 def test_what_the_cpu_alone_does(tmp_path: Path) -> None:
-    rng = fresh_rng()
     base = tmp_path / "base.gguf"
-    tiny_model(base, rng, "llama", "q8_0", whole_blocks=True)
-    with pytest.raises(ValueError, match="keeps no keys and values as q8_0; use device='cpu'"):
+    tiny_model(base, fresh_rng(), "llama", "q8_0", whole_blocks=True)
+    with pytest.raises(ValueError, match="keeps no keys and values as q8_0; use kv_type='f16' or device='cpu'"):
         Model(base, kv_type="q8_0", device="cuda")
-    tiny_model(base, rng, "llama", "q5_1", whole_blocks=True)
-    with pytest.raises(ValueError, match="keeps no weights of type Q5_1; use device='cpu'"):
-        Model(base, device="cuda")
-    with lora_edge.load(base) as model:
+    with lora_edge.load(base, kv_type="q8_0") as model:
         assert model.device == "cpu"
+
+
+def test_types_that_differ_between_tensors(tmp_path: Path) -> None:
+    """As in Q4_K_M: also between those that share an input, and with an adapter on them."""
+    rng = fresh_rng()
+    sizes = {"d": 256, "n_head": 4, "n_kv": 2, "head_dim": 64, "n_ff": 512, "n_layer": 1, "n_vocab": 90}
+    shape = random_shape(rng, "llama", tied=False, **sizes)
+    types = {"attn_v": "q6_k", "ffn_down": "q6_k", "output": "q6_k", "attn_k": "q8_0", "ffn_up": "f16"}
+    named = {f"{where}{stem}.weight": type for stem, type in types.items() for where in ("blk.0.", "")}
+    base = write_model(tmp_path / "base.gguf", shape, random_tensors(rng, shape), "q4_k", types=named)
+    adapter = write_adapter(tmp_path / "one.gguf", "llama", random_factors(rng, shape))
+    ids = random_ids(rng, shape, 45)
+    with Model(base, threads=1) as cpu, Model(base, device="cuda") as gpu:
+        for model in (cpu, gpu):
+            model.load_adapter(adapter)
+        for spec in (None, "one"):
+            expected, whole = cpu.logits(ids, adapter=spec), gpu.logits(ids, adapter=spec)
+            assert np.abs(expected - whole).max(1).min() <= 1e-2 * np.abs(expected).max()
+            sequence = gpu.sequence(adapter=spec)
+            for n in (20, 1, 1, 23):
+                sequence.feed(ids[len(sequence) : len(sequence) + n])
+                assert sequence.logits().tobytes() == whole[len(sequence) - 1].tobytes()

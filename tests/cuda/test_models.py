@@ -14,8 +14,9 @@ from lora_edge.sequence import Sequence
 from tiny_models import Shape, fresh_rng, random_factors, random_ids, tiny_model, write_adapter
 
 ARCHITECTURES = ["qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "olmo2", "granite", "stablelm", "smollm3"]
-TYPES = ["f32", "f16", "bf16", "q8_0", "q5_0", "iq4_nl", "q4_0"]
-KINDS = [*(("llama", type) for type in TYPES), ("phi3", "q8_0"), *((arch, "f32") for arch in ARCHITECTURES)]
+TYPES = ["f32", "f16", "bf16", "q8_0", "q5_0", "iq4_nl", "q4_0", "q4_1", "q5_1"]
+SUPERS = ["q2_k", "q3_k", "q4_k", "q5_k", "q6_k"]  # blocks of 256
+KINDS = [*(("llama", type) for type in TYPES + SUPERS), ("phi3", "q8_0"), *((arch, "f32") for arch in ARCHITECTURES)]
 SPECS: list[AdapterSpec] = [None, "one", {"one": 0.7, "two": -0.4}]
 ORDERS = ["forward", "reverse", "7"]
 
@@ -27,7 +28,8 @@ class Case:
         self.rng = fresh_rng()
         self.type = type
         self.base = folder / "base.gguf"
-        self.shape: Shape = tiny_model(self.base, self.rng, arch, type, whole_blocks=True)
+        sizes = {"d": 256, "n_head": 4, "n_kv": 2, "head_dim": 64, "n_ff": 256, "n_layer": 1} if type in SUPERS else {}
+        self.shape: Shape = tiny_model(self.base, self.rng, arch, type, whole_blocks=True, **sizes)
         self.adapters = [
             write_adapter(folder / "one.gguf", arch, random_factors(self.rng, self.shape), type="f16"),
             write_adapter(folder / "two.gguf", arch, random_factors(self.rng, self.shape, r=5), alpha=8.0),

@@ -271,8 +271,10 @@ class CudaBackend final : public Backend {
     }
     int tiles = 0;
     for (const LinearOne* l = args.linears; l != end; ++l) tiles += blocks_for(size_t(l->w.n), kTileOutputs);
-    context_->launch(context_->has("matmul_mma") ? "matmul_mma" : "matmul_dot4", args,
-                     {tiles, blocks_for(size_t(args.m), kTileRows)});
+    const bool plain = std::all_of(args.linears, end, [](const LinearOne& l) { return is_plain(l.w.kind); });
+    const bool mma = context_->has("matmul_mma");
+    context_->launch(plain ? (mma ? "matmul_mma" : "matmul_dot4") : (mma ? "matmul_halves_mma" : "matmul_halves_dot4"),
+                     args, {tiles, blocks_for(size_t(args.m), kTileRows)});
   }
 
   void launch_matvec(const LinearArgs& args) {

@@ -13,8 +13,25 @@
 namespace lora_edge {
 namespace {
 
-constexpr int kRows = 35, kDepth = 160, kOutputs = 72, kRank = 5;
+constexpr int kRows = 35, kDepth = 256, kOutputs = 72, kRank = 5;
 constexpr float kTolerance = 1e-3f;
+
+const DType kTypes[] = {DType::f32,  DType::f16,  DType::bf16,   DType::q8_0, DType::q4_0, DType::q4_1, DType::q5_0,
+                        DType::q5_1, DType::q2_k, DType::iq4_nl, DType::q3_k, DType::q4_k, DType::q5_k, DType::q6_k};
+
+// Bytes of a block at which its halves d, and dmin or m, lie.
+std::vector<size_t> scales_at(DType type) {
+  switch (type) {
+    case DType::q2_k: return {offsetof(BlockQ2K, d), offsetof(BlockQ2K, dmin)};
+    case DType::q3_k: return {offsetof(BlockQ3K, d)};
+    case DType::q6_k: return {offsetof(BlockQ6K, d)};
+    case DType::q4_1:
+    case DType::q5_1:
+    case DType::q4_k:
+    case DType::q5_k: return {0, 2};
+    default: return {0};
+  }
+}
 
 // A kind of operation, and what it made.
 struct Made {
@@ -57,17 +74,18 @@ class Case {
     return static_cast<std::vector<float>*>(kept_.back().get())->data();
   }
 
-  // Random weights [n, k]; scales of blocks are halves around 1/64.
+  // Random weights [n, k]; scales of blocks are halves, small enough for what the type multiplies them with.
   Weight weight(DType type, int n, int k, bool bias = false) {
     auto bytes = std::make_shared<std::vector<uint8_t>>(size_t(n) * row_bytes(type, size_t(k)));
     kept_.push_back(bytes);
     if (is_quantised(type)) {
       for (uint8_t& b : *bytes) b = uint8_t(rng_());
       const size_t size = block_size(type).bytes;
-      for (size_t at = 0; at < bytes->size(); at += size) {
-        const uint16_t d = f32_to_f16(float(1 + rng_() % 8) / 256.0f);
-        std::memcpy(&(*bytes)[at], &d, 2);
-      }
+      for (size_t at = 0; at < bytes->size(); at += size)
+        for (const size_t offset : scales_at(type)) {
+          const uint16_t d = f32_to_f16(float(1 + rng_() % 8) / (type >= DType::q2_k ? 8192.0f : 256.0f));
+          std::memcpy(&(*bytes)[at + offset], &d, 2);
+        }
     } else {
       const std::vector<float> values = floats(size_t(n) * size_t(k));
       for (size_t i = 0; i < values.size(); ++i) {
@@ -103,8 +121,7 @@ class Case {
     KvCache kv(backend_, layout, bytes_);
     const std::vector<float> x = floats(size_t(kRows) * kDepth);
     for (const AdapterSet* set : {&none, &one})
-      for (const DType type :
-           {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q5_0, DType::iq4_nl, DType::q4_0})
+      for (const DType type : kTypes)
         for (const int m : {1, kRows - 1, kRows}) {
           const Weight w = weight(type, kOutputs, kDepth, true);
           const std::vector<RowPlace> places(size_t(m), RowPlace{&kv, 0, 0});
@@ -143,7 +160,7 @@ class Case {
     KvCache kv(backend_, layout, bytes_);
     backend_.begin(c_, std::vector<RowPlace>(3, RowPlace{&kv, 0, 0}), groups);
     const int tokens[] = {5, 0, kOutputs - 1};
-    for (const DType type : {DType::f16, DType::q8_0, DType::q4_0}) {
+    for (const DType type : kTypes) {
       backend_.embed(weight(type, kOutputs, kDepth), embedding_id(c_), tokens, groups, 3, x);
       out("embeddings", x, 3 * size_t(kDepth));
     }

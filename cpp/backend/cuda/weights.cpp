@@ -1,63 +1,85 @@
 #include "backend/cuda/weights.h"
 
-#include "base/error.h"
+#include "formats/unpack.h"
 
 namespace lora_edge::cuda {
 namespace {
 
 int float_kind(DType type) { return type == DType::f32 ? kF32 : type == DType::f16 ? kF16 : kBf16; }
 
-// Blocks of a file as numbers and scales apart.
+Kind kind_of(DType type) {
+  switch (type) {
+    case DType::q4_0: return kQ4;
+    case DType::q5_1: return kQ8Min;
+    case DType::q4_1: return kQ4Min;
+    case DType::q5_k: return kQ8Sub;
+    case DType::q4_k: return kQ4Sub;
+    case DType::q2_k:
+    case DType::q3_k:
+    case DType::q6_k: return kQ8Halves;
+    default: return kQ8;
+  }
+}
+
+// Blocks of a file as args.h wants them: numbers, scales d and dmin, and scales and minima in bytes.
 struct Apart {
-  std::vector<uint8_t> q;
+  std::vector<uint8_t> q, s;
   std::vector<uint16_t> d;
 };
 
-void add_block(const BlockQ8_0& block, uint8_t* q) { std::memcpy(q, block.qs, kBlock); }
-void add_block(const BlockQ4_0& block, uint8_t* q) { std::memcpy(q, block.qs, 16); }
-void add_block(const BlockQ5_0& block, uint8_t* q) {
-  uint32_t high;
-  std::memcpy(&high, block.qh, 4);
-  for (int i = 0; i < 16; ++i) {
-    q[i] = uint8_t(((block.qs[i] & 15) | (high >> i & 1) << 4) - 16);
-    q[16 + i] = uint8_t((block.qs[i] >> 4 | (high >> (16 + i) & 1) << 4) - 16);
-  }
-}
-void add_block(const BlockIq4Nl& block, uint8_t* q) {
-  for (int i = 0; i < 16; ++i) {
-    q[i] = uint8_t(kIq4Nl[block.qs[i] & 15]);
-    q[16 + i] = uint8_t(kIq4Nl[block.qs[i] >> 4]);
-  }
-}
-
-template <class Block>
-Apart apart(const uint8_t* data, size_t n_blocks, size_t bytes) {
-  Apart out{std::vector<uint8_t>(n_blocks * bytes), std::vector<uint16_t>(n_blocks)};
+template <DType type>
+Apart apart(const Weight& w) {
+  const Kind kind = kind_of(type);
+  const bool nibbles = kind == kQ4 || kind == kQ4Min || kind == kQ4Sub, super = type >= DType::q2_k;
+  const size_t n_blocks = size_t(w.n) * size_t(w.k) / kBlock, bytes = nibbles ? 16 : 32, s_bytes = has_halves(type) ? 4 : 2;
+  Apart out;
+  out.q.resize(n_blocks * bytes);
+  out.d.resize(is_plain(kind) ? n_blocks : 2 * (super ? n_blocks / 8 : n_blocks));
+  out.s.resize(super ? n_blocks * s_bytes : 0);
   for (size_t b = 0; b < n_blocks; ++b) {
-    Block block;
-    std::memcpy(&block, data + b * sizeof(Block), sizeof(Block));
-    out.d[b] = block.d;
-    add_block(block, &out.q[b * bytes]);
+    const uint8_t* from = w.data + (super ? b / 8 : b) * block_size(type).bytes;
+    const Unpacked u = unpack<type>(from, super ? int(b % 8) : 0);
+    uint8_t* q = &out.q[b * bytes];
+    if (nibbles) {
+      const int offset = kind == kQ4 ? 8 : 0;
+      for (int i = 0; i < 16; ++i) q[i] = uint8_t((u.q[i] + offset) | (u.q[16 + i] + offset) << 4);
+    } else {
+      for (int i = 0; i < kBlock; ++i) q[i] = uint8_t(u.q[i]);
+    }
+    if (is_plain(kind)) {
+      out.d[b] = f32_to_f16(u.d);
+    } else if (!super || b % 8 == 0) {
+      uint16_t* d = &out.d[2 * (super ? b / 8 : b)];
+      d[0] = f32_to_f16(u.d);
+      d[1] = f32_to_f16(u.dmin);
+    }
+    if (!super) continue;
+    uint8_t* s = &out.s[b * s_bytes];
+    for (size_t h = 0; h < s_bytes / 2; ++h) {
+      s[h] = uint8_t(u.scale[h]);
+      s[s_bytes / 2 + h] = uint8_t(u.min[h]);
+    }
   }
   return out;
 }
 
 Apart apart(const Weight& w) {
-  const size_t n_blocks = size_t(w.n) * size_t(w.k) / kBlock;
   switch (w.type) {
-    case DType::q8_0: return apart<BlockQ8_0>(w.data, n_blocks, 32);
-    case DType::q5_0: return apart<BlockQ5_0>(w.data, n_blocks, 32);
-    case DType::iq4_nl: return apart<BlockIq4Nl>(w.data, n_blocks, 32);
-    default: return apart<BlockQ4_0>(w.data, n_blocks, 16);
+    case DType::q8_0: return apart<DType::q8_0>(w);
+    case DType::q4_0: return apart<DType::q4_0>(w);
+    case DType::q4_1: return apart<DType::q4_1>(w);
+    case DType::q5_0: return apart<DType::q5_0>(w);
+    case DType::q5_1: return apart<DType::q5_1>(w);
+    case DType::iq4_nl: return apart<DType::iq4_nl>(w);
+    case DType::q2_k: return apart<DType::q2_k>(w);
+    case DType::q3_k: return apart<DType::q3_k>(w);
+    case DType::q4_k: return apart<DType::q4_k>(w);
+    case DType::q5_k: return apart<DType::q5_k>(w);
+    default: return apart<DType::q6_k>(w);
   }
 }
 
 }  // namespace
-
-bool keeps(DType type) {
-  return !is_quantised(type) || type == DType::q8_0 || type == DType::q5_0 || type == DType::iq4_nl ||
-         type == DType::q4_0;
-}
 
 void* Weights::put(const void* data, size_t n_bytes) {
   auto memory = std::make_unique<DeviceMemory>(context_, n_bytes);
@@ -85,13 +107,12 @@ Matrix Weights::matrix(const Weight& w) {
   if (found != matrices_.end()) {
     m = found->second;
   } else {
-    if (!keeps(w.type)) fail_input("[cuda] weights of type ", dtype_name(w.type), " are run by device='cpu' alone");
-    m = {nullptr, nullptr, nullptr, float_kind(w.type), w.n, w.k};
+    m = {nullptr, nullptr, nullptr, nullptr, is_quantised(w.type) ? kind_of(w.type) : float_kind(w.type), w.n, w.k};
     if (is_quantised(w.type)) {
       const Apart parts = apart(w);
-      m.kind = w.type == DType::q4_0 ? kQ4 : kQ8;
       m.q = put(parts.q.data(), parts.q.size());
       m.d = put(parts.d.data(), parts.d.size() * sizeof(uint16_t));
+      if (!parts.s.empty()) m.s = put(parts.s.data(), parts.s.size());
     } else {
       m.q = put(w.data, size_t(w.n) * row_bytes(w.type, size_t(w.k)));
     }

@@ -11,9 +11,6 @@
 
 namespace lora_edge::cuda {
 
-// Whether a device keeps weights of this type.
-bool keeps(DType type);
-
 class Weights {
  public:
   explicit Weights(std::shared_ptr<Context> context) : context_(std::move(context)) {}

@@ -7,13 +7,21 @@
 namespace lora_edge::cuda {
 
 // How a device keeps a weight. Floats as in files. Blocks of 32 with their numbers apart from their scales, each
-// row-major, so that both are aligned: q8 signed bytes and a half d each (Q8_0, Q5_0, IQ4_NL); q4 4-bit numbers, of
-// which 8 is taken, as 16 bytes each, and a half d each (Q4_0).
-enum Kind { kF32, kF16, kBf16, kQ8, kQ4, kKinds };
+// row-major, so that both are aligned. Numbers are 8-bit, signed, or 4-bit: byte i of 16 has element i in its low half
+// and 16 + i in its high one. Values:
+//   kQ8, kQ4            d · q, d · (q - 8)         a half d per block              Q8_0, Q5_0, IQ4_NL; Q4_0
+//   kQ8Min, kQ4Min      d · q + dmin               halves d, dmin per block        Q5_1; Q4_1
+//   kQ8Sub, kQ4Sub      d · s · q + dmin · m       d, dmin per 256; bytes s, m per block         Q5_K; Q4_K
+//   kQ8Halves           the same                   s, s, m, m per block: of each 16; s signed    Q6_K, Q3_K, Q2_K
+enum Kind { kF32, kF16, kBf16, kQ8, kQ4, kQ8Min, kQ4Min, kQ8Sub, kQ4Sub, kQ8Halves, kKinds };
+
+// Of linears in blocks: one scale a block and no minimum.
+constexpr bool is_plain(int kind) { return kind == kQ8 || kind == kQ4; }
 
 struct Matrix {
   const void* q;      // numbers [n, k]
-  const void* d;      // scales [n, k / 32]; nullptr of floats
+  const void* d;      // scales d and dmin [n, k / 32] or [n, k / 256]; nullptr of floats
+  const void* s;      // bytes of scales and minima [n, k / 32], or nullptr
   const float* bias;  // [n] or nullptr
   int kind, n, k, unused = 0;
 };

@@ -15,43 +15,80 @@ struct alignas(16) Words {
 
 DEVICE Words load_words(const int* p) { return load_cached(reinterpret_cast<const Words*>(p)); }
 
-// Half `half` of a block as 16 signed bytes.
-DEVICE Words load_q8(const Matrix& w, long long block, int half) {
-  return load_words(static_cast<const int*>(w.q) + block * 8 + half * 4);
+// Of 16 signed bytes.
+DEVICE int sum_of(const Words& x) {
+  int sum = 0;
+  for (int e = 0; e < 4; ++e) sum = dot4(0x01010101, x.w[e], sum);
+  return sum;
 }
 
-DEVICE Words load_q4(const Matrix& w, long long block, int half) {
-  Words words = load_words(static_cast<const int*>(w.q) + block * 4);
+constexpr bool has_bytes(int kind) { return kind == kQ8 || kind == kQ8Min || kind == kQ8Sub || kind == kQ8Halves; }
+
+// Half `half` of a block as 16 signed bytes.
+template <int kind>
+DEVICE Words load_block(const Matrix& w, long long block, int half) {
+  const int* q = static_cast<const int*>(w.q);
+  if constexpr (has_bytes(kind)) return load_words(q + block * 8 + half * 4);
+  Words words = load_words(q + block * 4);
   for (int i = 0; i < 4; ++i) {
-    const unsigned low = (static_cast<unsigned>(words.w[i]) >> (4 * half)) & 0x0f0f0f0fu;
-    words.w[i] = static_cast<int>((low + 0x78787878u) ^ 0x80808080u);  // each byte less 8, with no carries
+    unsigned four = (static_cast<unsigned>(words.w[i]) >> (4 * half)) & 0x0f0f0f0fu;
+    if constexpr (kind == kQ4) four = (four + 0x78787878u) ^ 0x80808080u;  // each byte less 8, with no carries
+    words.w[i] = static_cast<int>(four);
   }
   return words;
 }
 
+// Of a half of a block: value = d · scale · q + min.
+struct Scales {
+  float d;
+  int scale;
+  float min;
+};
+
 template <int kind>
-DEVICE Words load_block(const Matrix& w, long long block, int half) {
-  if constexpr (kind == kQ8) return load_q8(w, block, half);
-  return load_q4(w, block, half);
+DEVICE Scales load_scales(const Matrix& w, long long block, int half) {
+  if constexpr (is_plain(kind))
+    return {half_to_float(load_cached(static_cast<const unsigned short*>(w.d) + block)), 1, 0.0f};
+  constexpr bool super = kind >= kQ8Sub;
+  const unsigned both = load_cached(static_cast<const unsigned*>(w.d) + (super ? block / 8 : block));
+  const float d = half_to_float(static_cast<unsigned short>(both));
+  const float min = half_to_float(static_cast<unsigned short>(both >> 16));
+  if constexpr (!super) return {d, 1, min};
+  if constexpr (kind == kQ8Halves) {
+    const unsigned four = load_cached(static_cast<const unsigned*>(w.s) + block) >> (8 * half);
+    return {d, static_cast<signed char>(four & 255u), min * static_cast<float>(four >> 16 & 255u)};
+  }
+  const unsigned two = load_cached(static_cast<const unsigned short*>(w.s) + block);
+  return {d * static_cast<float>(two & 255u), 1, min * static_cast<float>(two >> 8)};
 }
 
-DEVICE float block_scale(const Matrix& w, long long block) {
-  return half_to_float(load_cached(static_cast<const unsigned short*>(w.d) + block));
+template <int kind>
+DEVICE float element(const Matrix& w, long long block, int e) {
+  const unsigned char* bytes = static_cast<const unsigned char*>(w.q);
+  int q;
+  if constexpr (has_bytes(kind)) {
+    q = static_cast<signed char>(load_cached(bytes + block * 32 + e));
+  } else {
+    q = (load_cached(bytes + block * 16 + e % 16) >> (4 * (e / 16)) & 15) - (kind == kQ4 ? 8 : 0);
+  }
+  const Scales scales = load_scales<kind>(w, block, e / 16);
+  const float value = scales.d * static_cast<float>(scales.scale) * static_cast<float>(q);
+  return is_plain(kind) ? value : value + scales.min;
 }
 
 // Element i of row `row` of any weight.
 DEVICE float load_weight(const Matrix& w, int row, int i) {
   if (w.kind < kQ8) return load_float(w.q, w.kind, static_cast<long long>(row) * w.k + i);
   const long long block = (static_cast<long long>(row) * w.k + i) / 32;
-  const int e = i % 32;
-  const unsigned char* bytes = static_cast<const unsigned char*>(w.q);
-  int q;
-  if (w.kind == kQ8) {
-    q = static_cast<signed char>(load_cached(bytes + block * 32 + e));
-  } else {
-    q = (load_cached(bytes + block * 16 + e % 16) >> (4 * (e / 16)) & 15) - 8;
+  switch (w.kind) {
+    case kQ8: return element<kQ8>(w, block, i % 32);
+    case kQ4: return element<kQ4>(w, block, i % 32);
+    case kQ8Min: return element<kQ8Min>(w, block, i % 32);
+    case kQ4Min: return element<kQ4Min>(w, block, i % 32);
+    case kQ8Sub: return element<kQ8Sub>(w, block, i % 32);
+    case kQ4Sub: return element<kQ4Sub>(w, block, i % 32);
+    default: return element<kQ8Halves>(w, block, i % 32);
   }
-  return block_scale(w, block) * static_cast<float>(q);
 }
 
 }  // namespace lora_edge::cuda

@@ -18,23 +18,37 @@ constexpr int kWords = kGroup * 8 + 4;    // of a row of a tile: four bytes each
 
 // A group of the depth: bytes of w [kOutputs] and x [kRows], scales beside them.
 struct Tile {
+  static constexpr bool kHalves = false;
   int w[kOutputs * kWords], x[kRows * kWords];
   float dw[kOutputs * kGroup], dx[kRows * kGroup];
 };
 
-template <int kind>
-DEVICE void fill_weights(const Matrix& m, int j0, int b0, int n_blocks, Tile& tile) {
+// What blocks of other kinds than the plain ones have beside it, for each half.
+struct HalvesTile : Tile {
+  static constexpr bool kHalves = true;
+  int scale[kOutputs * kGroup * 2];
+  float min[kOutputs * kGroup * 2], sums[kRows * kGroup * 2];  // sums: of x
+};
+
+template <int kind, class AnyTile>
+DEVICE void fill_weights(const Matrix& m, int j0, int b0, int n_blocks, AnyTile& tile) {
   for (int i = thread_id(); i < kOutputs * kGroup * 2; i += kThreads) {
     const int j = i / (kGroup * 2), b = i / 2 % kGroup, half = i % 2;
     const bool there = j0 + j < m.n && b0 + b < n_blocks;
     const long long block = static_cast<long long>(j0 + j) * n_blocks + b0 + b;
     const Words w = there ? load_block<kind>(m, block, half) : Words{};
     for (int e = 0; e < 4; ++e) tile.w[j * kWords + b * 8 + half * 4 + e] = w.w[e];
-    if (half == 0) tile.dw[j * kGroup + b] = there ? block_scale(m, block) : 0.0f;
+    const Scales scales = there ? load_scales<kind>(m, block, half) : Scales{};
+    if (half == 0) tile.dw[j * kGroup + b] = scales.d;
+    if constexpr (AnyTile::kHalves) {
+      tile.scale[i] = scales.scale;
+      tile.min[i] = scales.min;
+    }
   }
 }
 
-DEVICE void fill_rows(const LinearArgs& a, int row0, int b0, int n_blocks, Tile& tile) {
+template <class AnyTile>
+DEVICE void fill_rows(const LinearArgs& a, int row0, int b0, int n_blocks, AnyTile& tile) {
   for (int i = thread_id(); i < kRows * kGroup * 2; i += kThreads) {
     const int row = i / (kGroup * 2), b = i / 2 % kGroup, half = i % 2;
     const bool there = row0 + row < a.m && b0 + b < n_blocks;
@@ -42,6 +56,7 @@ DEVICE void fill_rows(const LinearArgs& a, int row0, int b0, int n_blocks, Tile&
     const Words x = there ? load_words(reinterpret_cast<const int*>(a.xq) + block * 8 + half * 4) : Words{};
     for (int e = 0; e < 4; ++e) tile.x[row * kWords + b * 8 + half * 4 + e] = x.w[e];
     if (half == 0) tile.dx[row * kGroup + b] = there ? load_cached(a.xd + block) : 0.0f;
+    if constexpr (AnyTile::kHalves) tile.sums[i] = static_cast<float>(sum_of(x));
   }
 }
 
@@ -49,13 +64,17 @@ constexpr int kMine = 4;  // a thread's part of a tile is kMine by kMine outputs
 using Sums = float[kMine][kMine];
 using Integers = int[kMine][kMine];
 
+constexpr int kWhole = 2;  // both halves of a block
+
 // Products of bytes by four at a time: outputs 16 apart, rows 8 apart.
 struct Dot4 {
   static DEVICE int output(int o, int /*r*/) { return thread_id() % 16 + 16 * o; }
   static DEVICE int row(int /*o*/, int r) { return thread_id() / 16 + 8 * r; }
+  template <int half>
   static DEVICE void products(const Tile& tile, int b, Integers& sum) {
+    const int first = b * 8 + (half == 1 ? 4 : 0);
 #pragma unroll 2
-    for (int e = b * 8; e < b * 8 + 8; ++e) {
+    for (int e = first; e < first + (half == kWhole ? 8 : 4); ++e) {
       int w[kMine], x[kMine];
 #pragma unroll
       for (int o = 0; o < kMine; ++o) w[o] = tile.w[output(o, 0) * kWords + e];
@@ -76,6 +95,7 @@ struct Mma {
   static DEVICE int lane() { return thread_id() % 32; }
   static DEVICE int output(int /*o*/, int r) { return thread_id() / 32 * 16 + lane() / 4 + 8 * (r / 2); }
   static DEVICE int row(int o, int r) { return 8 * o + lane() % 4 * 2 + r % 2; }
+  template <int half>  // of the other half's x zeros are taken
   static DEVICE void products(const Tile& tile, int b, Integers& sum) {
     const int at = b * 8 + lane() % 4, j = output(0, 0) * kWords + at;
     const unsigned w[4] = {unsigned(tile.w[j]), unsigned(tile.w[j + 8 * kWords]), unsigned(tile.w[j + 4]),
@@ -83,31 +103,55 @@ struct Mma {
 #pragma unroll
     for (int o = 0; o < kMine; ++o) {
       const int i = (8 * o + lane() / 4) * kWords + at;
-      const unsigned x[2] = {unsigned(tile.x[i]), unsigned(tile.x[i + 4])};
+      const unsigned x[2] = {half == 1 ? 0u : unsigned(tile.x[i]), half == 0 ? 0u : unsigned(tile.x[i + 4])};
       mma_s8(sum[o], w, x);
     }
   }
 };
 #endif
 
-// s · f of one block of the group, or fma(s, f, before).
+// The integers of block b, with the scales of its halves.
 template <class Unit>
-DEVICE void block_products(const Tile& tile, int b, const float (*before)[kMine], Sums& out) {
+DEVICE void integers(const Tile& tile, int b, Integers& sum) {
+  Unit::template products<kWhole>(tile, b, sum);
+}
+template <class Unit, int half>
+DEVICE void add_half(const HalvesTile& tile, int b, Integers& sum) {
+  Integers part = {};
+  Unit::template products<half>(tile, b, part);
+#pragma unroll
+  for (int o = 0; o < kMine; ++o)
+#pragma unroll
+    for (int r = 0; r < kMine; ++r)
+      sum[o][r] += part[o][r] * tile.scale[(Unit::output(o, r) * kGroup + b) * 2 + half];
+}
+template <class Unit>
+DEVICE void integers(const HalvesTile& tile, int b, Integers& sum) {
+  add_half<Unit, 0>(tile, b, sum);
+  add_half<Unit, 1>(tile, b, sum);
+}
+
+// s · f of one block of the group, or fma(s, f, before), and what its minima add.
+template <class Unit, class AnyTile>
+DEVICE void block_products(const AnyTile& tile, int b, const float (*before)[kMine], Sums& out) {
   Integers sum = {};
-  Unit::products(tile, b, sum);
+  integers<Unit>(tile, b, sum);
 #pragma unroll
   for (int o = 0; o < kMine; ++o)
 #pragma unroll
     for (int r = 0; r < kMine; ++r) {
-      const float s = tile.dw[Unit::output(o, r) * kGroup + b] * tile.dx[Unit::row(o, r) * kGroup + b];
-      const float f = static_cast<float>(sum[o][r]);
+      const int output = Unit::output(o, r) * kGroup + b, row = Unit::row(o, r) * kGroup + b;
+      const float s = tile.dw[output] * tile.dx[row], f = static_cast<float>(sum[o][r]);
       out[o][r] = before ? fma_(s, f, before[o][r]) : s * f;
+      if constexpr (AnyTile::kHalves)
+        out[o][r] += tile.min[2 * output] * tile.dx[row] * tile.sums[2 * row] +
+                     tile.min[2 * output + 1] * tile.dx[row] * tile.sums[2 * row + 1];
     }
 }
 
 // acc += fma(s1, f1, s0 · f0) + fma(s3, f3, s2 · f2)
-template <class Unit>
-DEVICE void multiply(const Tile& tile, Sums& acc) {
+template <class Unit, class AnyTile>
+DEVICE void multiply(const AnyTile& tile, Sums& acc) {
   Sums first, second, product;
   block_products<Unit>(tile, 0, nullptr, product);
   block_products<Unit>(tile, 1, product, first);
@@ -119,14 +163,36 @@ DEVICE void multiply(const Tile& tile, Sums& acc) {
     for (int r = 0; r < kMine; ++r) acc[o][r] += first[o][r] + second[o][r];
 }
 
+DEVICE void fill_weights(const Matrix& m, int j0, int b0, int n_blocks, Tile& tile) {
+  if (m.kind == kQ8) return fill_weights<kQ8>(m, j0, b0, n_blocks, tile);
+  fill_weights<kQ4>(m, j0, b0, n_blocks, tile);
+}
+DEVICE void fill_weights(const Matrix& m, int j0, int b0, int n_blocks, HalvesTile& tile) {
+  switch (m.kind) {
+    case kQ8: return fill_weights<kQ8>(m, j0, b0, n_blocks, tile);
+    case kQ4: return fill_weights<kQ4>(m, j0, b0, n_blocks, tile);
+    case kQ8Min: return fill_weights<kQ8Min>(m, j0, b0, n_blocks, tile);
+    case kQ4Min: return fill_weights<kQ4Min>(m, j0, b0, n_blocks, tile);
+    case kQ8Sub: return fill_weights<kQ8Sub>(m, j0, b0, n_blocks, tile);
+    case kQ4Sub: return fill_weights<kQ4Sub>(m, j0, b0, n_blocks, tile);
+    default: return fill_weights<kQ8Halves>(m, j0, b0, n_blocks, tile);
+  }
+}
+
 // block_x: 64 outputs of one linear; block_y: 32 rows.
-template <class Unit, int kind>
-DEVICE void matmul(const LinearArgs& a, int l, int j0, Tile& tile) {
+template <class Unit, class AnyTile>
+DEVICE void matmul(const LinearArgs& a, AnyTile& tile) {
+  int x = block_x(), l = 0;
+  for (; l + 1 < a.n_linears; ++l) {
+    const int blocks = (a.linears[l].w.n + kOutputs - 1) / kOutputs;
+    if (x < blocks) break;
+    x -= blocks;
+  }
   const LinearOne& one = a.linears[l];
-  const int row0 = block_y() * kRows, n_blocks = a.k / 32;
+  const int j0 = x * kOutputs, row0 = block_y() * kRows, n_blocks = a.k / 32;
   Sums acc = {};
   for (int b0 = 0; b0 < n_blocks; b0 += kGroup) {
-    fill_weights<kind>(one.w, j0, b0, n_blocks, tile);
+    fill_weights(one.w, j0, b0, n_blocks, tile);
     fill_rows(a, row0, b0, n_blocks, tile);
     sync();
     multiply<Unit>(tile, acc);
@@ -141,21 +207,6 @@ DEVICE void matmul(const LinearArgs& a, int l, int j0, Tile& tile) {
     }
 }
 
-template <class Unit>
-DEVICE void matmul(const LinearArgs& a, Tile& tile) {
-  int x = block_x(), l = 0;
-  for (; l + 1 < a.n_linears; ++l) {
-    const int blocks = (a.linears[l].w.n + kOutputs - 1) / kOutputs;
-    if (x < blocks) break;
-    x -= blocks;
-  }
-  if (a.linears[l].w.kind == kQ8) {
-    matmul<Unit, kQ8>(a, l, x * kOutputs, tile);
-  } else {
-    matmul<Unit, kQ4>(a, l, x * kOutputs, tile);
-  }
-}
-
 }  // namespace
 
 #if !HAS_MMA_S8 || defined(EVERY_KERNEL)
@@ -163,11 +214,21 @@ KERNEL(matmul_dot4, LinearArgs, 128) {
   SHARED Tile tile;
   matmul<Dot4>(a, tile);
 }
+
+KERNEL(matmul_halves_dot4, LinearArgs, 128) {
+  SHARED HalvesTile tile;
+  matmul<Dot4>(a, tile);
+}
 #endif
 
 #if HAS_MMA_S8
 KERNEL(matmul_mma, LinearArgs, 128) {
   SHARED Tile tile;
+  matmul<Mma>(a, tile);
+}
+
+KERNEL(matmul_halves_mma, LinearArgs, 128) {
+  SHARED HalvesTile tile;
   matmul<Mma>(a, tile);
 }
 #endif

@@ -2,7 +2,8 @@
 //
 // The order of a sum is the same for any number of rows, here and in matmul.cu. Blocks: of four blocks of 32 in a row,
 // t = fma(s1, f1, s0 · f0) + fma(s3, f3, s2 · f2), where f is the exact integer as a float and s = dw · dx, and groups
-// in order; missing blocks count as zeros. Floats: lane l of 32 takes the elements l, l + 32 ..., one fused
+// in order; missing blocks count as zeros. After each product of blocks with minima, p = (m0 · dx) · g0 + (m1 · dx) · g1
+// is added to it, where g are the sums of x's halves. Floats: lane l of 32 takes the elements l, l + 32 ..., one fused
 // multiply-add each, then lanes 16, 8, 4, 2, 1 apart are added.
 #include "device.h"
 //
@@ -28,24 +29,33 @@ DEVICE void blocks_of(const LinearArgs& a, int l, int j, bool real, int row0) {
     const bool there = real && b < n_blocks;
     const long long block = static_cast<long long>(j) * n_blocks + b;
     Words w = {};
-    float dw = 0.0f;
+    Scales scales = {};
     if (there) {
       w = load_block<kind>(one.w, block, half);
-      dw = block_scale(one.w, block);
+      scales = load_scales<kind>(one.w, block, half);
     }
 #pragma unroll
     for (int i = 0; i < rows; ++i) {
       const int row = row0 + i < a.m ? row0 + i : a.m - 1;
       int sum = 0;
-      float s = 0.0f;
+      float s = 0.0f, p = 0.0f;
       if (there) {
         const long long at = static_cast<long long>(row) * n_blocks + b;
         const Words x = load_words(reinterpret_cast<const int*>(a.xq) + at * 8 + half * 4);
         for (int e = 0; e < 4; ++e) sum = dot4(w.w[e], x.w[e], sum);
-        s = dw * load_cached(a.xd + at);
+        const float dx = load_cached(a.xd + at);
+        s = scales.d * dx;
+        if constexpr (kind == kQ8Halves) sum *= scales.scale;
+        if constexpr (!is_plain(kind)) p = scales.min * dx * static_cast<float>(sum_of(x));
       }
       const float f = static_cast<float>(sum + shuffle_xor(sum, 1));
-      const float t = fma_(s, f, shuffle_xor(s * f, 2));  // right in lanes of odd blocks
+      float t;  // right in lanes of odd blocks
+      if constexpr (is_plain(kind)) {
+        t = fma_(s, f, shuffle_xor(s * f, 2));
+      } else {
+        p += shuffle_xor(p, 1);
+        t = fma_(s, f, shuffle_xor(s * f + p, 2)) + p;
+      }
       acc[i] += t + shuffle_xor(t, 4);
     }
   }
@@ -93,10 +103,14 @@ DEVICE void matvec(const LinearArgs& a) {
     return;
   }
   const int j = x * (kThreads / kGroup) + thread_id() / kGroup;
-  if (kind == kQ8) {
-    blocks_of<kQ8, rows>(a, l, j, j < n, row0);
-  } else {
-    blocks_of<kQ4, rows>(a, l, j, j < n, row0);
+  switch (kind) {
+    case kQ8: return blocks_of<kQ8, rows>(a, l, j, j < n, row0);
+    case kQ4: return blocks_of<kQ4, rows>(a, l, j, j < n, row0);
+    case kQ8Min: return blocks_of<kQ8Min, rows>(a, l, j, j < n, row0);
+    case kQ4Min: return blocks_of<kQ4Min, rows>(a, l, j, j < n, row0);
+    case kQ8Sub: return blocks_of<kQ8Sub, rows>(a, l, j, j < n, row0);
+    case kQ4Sub: return blocks_of<kQ4Sub, rows>(a, l, j, j < n, row0);
+    default: return blocks_of<kQ8Halves, rows>(a, l, j, j < n, row0);
   }
 }
 
