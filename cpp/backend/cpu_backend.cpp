@@ -18,8 +18,10 @@ namespace {
 // Weights in a chunk of a linear. A chunk begins with a miss that no prefetch hides (some 0.3 µs), so it is long beside
 // that; with many rows it shrinks, so that a thread that lost its core holds up little.
 constexpr size_t kChunkBytes = 256 * 1024;
-constexpr int kChunkRows = 16;     // rows for which a chunk has its full length
-constexpr int kChunkOutputs = 16;  // the kernels' panels: chunks are whole multiples
+constexpr int kChunkRows = 16;  // rows for which a chunk has its full length
+// Chunks are whole multiples of the kernels' panels, and from kManyRows rows on of pairs of them.
+constexpr size_t kChunkOutputs = 16, kManyOutputs = 32;
+constexpr int kManyRows = 6;
 constexpr int kRowChunk = 8;
 // A thread that needs u = A·x polls this many times before it offers its core to those that make it.
 constexpr int kPolls = 2000;
@@ -256,8 +258,8 @@ class CpuBackend final : public Backend {
   int chunk_outputs(const Weight& w, int m) const {
     const size_t threads = size_t(pool_.size()), n = size_t(w.n), bytes = n * row_bytes(w.type, size_t(w.k));
     const size_t round = threads * kChunkBytes * kChunkRows / size_t(std::max(m, kChunkRows));
-    const size_t chunks = threads * ((bytes + round - 1) / round);
-    return int(((n + chunks - 1) / chunks + kChunkOutputs - 1) / kChunkOutputs) * kChunkOutputs;
+    const size_t chunks = threads * ((bytes + round - 1) / round), whole = m < kManyRows ? kChunkOutputs : kManyOutputs;
+    return int(((n + chunks - 1) / chunks + whole - 1) / whole * whole);
   }
 
   template <class Fn>

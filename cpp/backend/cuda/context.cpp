@@ -173,8 +173,7 @@ void Context::wait() {
   in_order("cuStreamSynchronize", [&] { return driver_->stream_wait(stream_); });
 }
 
-void Context::launch_with(const char* kernel, const void* args, size_t n_bytes, Grid grid, int threads,
-                          size_t shared) {
+void Context::launch_with(const char* kernel, const void* args, size_t n_bytes, Grid grid, int threads, size_t shared) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   std::lock_guard<std::mutex> lock(mutex_);
   use();

@@ -43,12 +43,12 @@ using Address = unsigned long long;
   X(error_text, "cuGetErrorString", (Result, const char**))
 
 // Graphs: a driver that lacks one of these runs without. Three generations of making one executable.
-#define LORA_EDGE_CUDA_GRAPH_FUNCTIONS(X)                                              \
-  X(capture_begin, "cuStreamBeginCapture_v2", (Handle, int))                           \
-  X(capture_end, "cuStreamEndCapture", (Handle, Handle*))                              \
-  X(graph_launch, "cuGraphLaunch", (Handle, Handle))                                   \
-  X(graph_destroy, "cuGraphDestroy", (Handle))                                         \
-  X(graph_exec_destroy, "cuGraphExecDestroy", (Handle))                                \
+#define LORA_EDGE_CUDA_GRAPH_FUNCTIONS(X)                                               \
+  X(capture_begin, "cuStreamBeginCapture_v2", (Handle, int))                            \
+  X(capture_end, "cuStreamEndCapture", (Handle, Handle*))                               \
+  X(graph_launch, "cuGraphLaunch", (Handle, Handle))                                    \
+  X(graph_destroy, "cuGraphDestroy", (Handle))                                          \
+  X(graph_exec_destroy, "cuGraphExecDestroy", (Handle))                                 \
   X(instantiate_10, "cuGraphInstantiate", (Handle*, Handle, Handle*, char*, size_t))    \
   X(instantiate_11, "cuGraphInstantiate_v2", (Handle*, Handle, Handle*, char*, size_t)) \
   X(instantiate_114, "cuGraphInstantiateWithFlags", (Handle*, Handle, unsigned long long))

@@ -1,6 +1,6 @@
 // Kernel launches on a stream, kept until something else is asked of it. A list of them that came before, to the last
-// argument, is replayed as one graph: a decode step costs the CPU one call, whatever its adapters, whose pointers lie in
-// tables on the device.
+// argument, is replayed as one graph: a decode step costs the CPU one call, whatever its adapters, whose pointers lie
+// in tables on the device.
 #pragma once
 
 #include <cstdint>

@@ -14,8 +14,8 @@ constexpr int kSpan = 512;    // positions
 }  // namespace
 
 void PassTables::begin(const Config& c, const std::vector<RowPlace>& places, const std::vector<RowGroup>& groups) {
-  // Places, then the page pointers of each sequence, which they point to. What grows comes last: addresses that launches
-  // have as arguments stay.
+  // Places, then the page pointers of each sequence, which they point to. What grows comes last: addresses that
+  // launches have as arguments stay.
   const size_t m = places.size();
   std::vector<const void*> pages;
   std::vector<size_t> first(m);

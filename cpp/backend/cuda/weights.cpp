@@ -31,7 +31,8 @@ template <DType type>
 Apart apart(const Weight& w) {
   const Kind kind = kind_of(type);
   const bool nibbles = kind == kQ4 || kind == kQ4Min || kind == kQ4Sub, super = type >= DType::q2_k;
-  const size_t n_blocks = size_t(w.n) * size_t(w.k) / kBlock, bytes = nibbles ? 16 : 32, s_bytes = has_halves(type) ? 4 : 2;
+  const size_t n_blocks = size_t(w.n) * size_t(w.k) / kBlock, bytes = nibbles ? 16 : 32,
+               s_bytes = has_halves(type) ? 4 : 2;
   Apart out;
   out.q.resize(n_blocks * bytes);
   out.d.resize(is_plain(kind) ? n_blocks : 2 * (super ? n_blocks / 8 : n_blocks));

@@ -22,10 +22,10 @@ struct DotPanel {
 
   // Registers: 6 tokens x 2 of sums, 2 of weights, x. A dot product takes 5 cycles and two can begin in each: 10
   // independent sums would do. The float sums are touched once per block and may live on the stack.
-  static constexpr int kTokens = 6;
+  static constexpr int kPanels = 1, kTokens = 6;
   template <int n>
   static void dots(const Tile<Block>& t, int b, __m256i (*dot)[kHalfRegisters]) {
-    const Block& block = t.panel[b];
+    const Block& block = t.block(b);
     constexpr int kParts = F::kHalves ? 2 : 1, kSteps = kBlock / 4 / kParts;
     for (int part = 0; part < kParts; ++part) {
       __m256i sum[n][kHalfRegisters];
@@ -57,7 +57,7 @@ struct DotPanel {
         }
     }
   }
-  template <int n>
+  template <int panels, int n>
   static void tile(const Tile<Block>& t) {
     tile8<DotPanel, F, n>(t);
   }

@@ -11,7 +11,7 @@
 // P::Panel<F>             what panels of a format are and how they are multiplied:
 //   Block                   one block of a panel; pack(h, group) stores group[e], the weights 4e … 4e + 3 of rows
 //                           h … h + 7
-//   tile<n>(Tile)           a panel times n tokens, n <= kTokens
+//   tile<panels, n>(Tile)   1 or kPanels panels times n tokens, n <= kTokens
 #pragma once
 
 #include <type_traits>
@@ -241,10 +241,11 @@ struct UnsignedBlock : BlockScales<F> {
   }
 };
 
-// A panel's blocks times some tokens: y[t · ldy + r], r < count, is made if `first`, else added to.
+// The blocks of neighbouring panels times some tokens: y[t · ldy + r], r < count, is made if `first`, else added to.
 template <class Block>
 struct Tile {
   const Block* panel;
+  int stride;  // from a panel's block to its next
   int blocks;
   bool first;
   const int8_t* xq;
@@ -256,6 +257,7 @@ struct Tile {
   size_t ldy;
   int count;
 
+  const Block& block(int b, int p = 0) const { return panel[b * stride + p]; }
   const int8_t* x(int i, int b) const { return xq + static_cast<size_t>(i) * ldq + b * kBlock; }
   float dx(int i, int b) const { return xd[static_cast<size_t>(i) * ldd + static_cast<size_t>(b)]; }
   const int16_t* sums_at(int i, int b) const {
@@ -264,9 +266,11 @@ struct Tile {
   __m256i sums(int i, int b) const { return load_sums(sums_at(i, b)); }
 };
 
+// Every kPanels-th block of `panel`.
 template <class P, class F>
 void pack_panel(const uint8_t* const* row, size_t w_stride, int first, int count,
                 typename P::template Panel<F>::Block* panel) {
+  constexpr int kStride = P::template Panel<F>::kPanels;
   for (int b = 0; b < count; b += F::kBlocks) {
     const size_t at = static_cast<size_t>((first + b) / F::kBlocks) * F::kBytes;
     const typename F::Scales low(row, at), high(row + kLanes, at);
@@ -276,18 +280,18 @@ void pack_panel(const uint8_t* const* row, size_t w_stride, int first, int count
         __m256i w[kLanes];
         for (int r = 0; r < kLanes; ++r) w[r] = F::weights(row[h + r] + at, s);
         transpose_groups(w);
-        panel[b + s].pack(h, w);
-        panel[b + s].set(h, h == 0 ? low : high, s);
+        panel[(b + s) * kStride].pack(h, w);
+        panel[(b + s) * kStride].set(h, h == 0 ? low : high, s);
       }
     }
   }
 }
 
-template <class Panel, int kTokens>
+template <class Panel, int panels, int kTokens>
 void run_tile(int tokens, const Tile<typename Panel::Block>& t) {
   if constexpr (kTokens > 0) {
-    if (tokens == kTokens) return Panel::template tile<kTokens>(t);
-    run_tile<Panel, kTokens - 1>(tokens, t);
+    if (tokens == kTokens) return Panel::template tile<panels, kTokens>(t);
+    run_tile<Panel, panels, kTokens - 1>(tokens, t);
   }
 }
 
@@ -295,7 +299,8 @@ template <class P, class F>
 void matmul_panels(const MatmulArgs& a) {
   using Panel = typename P::template Panel<F>;
   using Block = typename Panel::Block;
-  constexpr int kMost = static_cast<int>(kPanelBytes / sizeof(Block)) / F::kBlocks * F::kBlocks;
+  constexpr int kPanels = Panel::kPanels, kRows = kPanels * kPanelRows;
+  constexpr int kMost = static_cast<int>(kPanelBytes / kPanels / sizeof(Block)) / F::kBlocks * F::kBlocks;
   static_assert(kPanelBytes <= kScratchBytes, "a panel fits");
   static_assert(sizeof(Block) % 32 == 0, "blocks are aligned");
   Block* panel = static_cast<Block*>(a.scratch);
@@ -303,19 +308,38 @@ void matmul_panels(const MatmulArgs& a) {
   const int ranges = (blocks + kMost - 1) / kMost;
   const int depth = ((blocks + ranges - 1) / ranges + F::kBlocks - 1) / F::kBlocks * F::kBlocks;
   const size_t ldq = static_cast<size_t>(a.k), ldd = static_cast<size_t>(blocks);
-  for (int j = a.n0; j < a.n1; j += kPanelRows) {
-    const int count = a.n1 - j < kPanelRows ? a.n1 - j : kPanelRows;
-    const uint8_t* row[kPanelRows];
-    row_pointers<kPanelRows>(a, j, count, row);
+  for (int j = a.n0; j < a.n1; j += kRows) {
+    const int count = a.n1 - j < kRows ? a.n1 - j : kRows, panels = (count + kPanelRows - 1) / kPanelRows;
+    const uint8_t* row[kRows];
+    row_pointers<kRows>(a, j, count, row);
     for (int b = 0; b < blocks; b += depth) {  // y holds the sums from one range of blocks to the next
       const int n = blocks - b < depth ? blocks - b : depth;
-      pack_panel<P, F>(row, a.w_stride, b, n, panel);
+      for (int p = 0; p < panels; ++p) pack_panel<P, F>(row + p * kPanelRows, a.w_stride, b, n, panel + p);
       for (int i = 0; i < a.m; i += Panel::kTokens) {
         const size_t t = static_cast<size_t>(i);
-        run_tile<Panel, Panel::kTokens>(
-            a.m - i < Panel::kTokens ? a.m - i : Panel::kTokens,
-            {panel, n, b == 0, a.xq + t * ldq + b * kBlock, ldq, a.xd + t * ldd + b,
-             a.xs + 2 * (t * ldd + static_cast<size_t>(b)), ldd, a.y + t * a.ldy + j, a.ldy, count});
+        const int tokens = a.m - i < Panel::kTokens ? a.m - i : Panel::kTokens;
+        Tile<Block> tile{panel,
+                         kPanels,
+                         n,
+                         b == 0,
+                         a.xq + t * ldq + b * kBlock,
+                         ldq,
+                         a.xd + t * ldd + b,
+                         a.xs + 2 * (t * ldd + static_cast<size_t>(b)),
+                         ldd,
+                         a.y + t * a.ldy + j,
+                         a.ldy,
+                         count};
+        if (kPanels > 1 && panels == kPanels && tokens == Panel::kTokens) {
+          Panel::template tile<kPanels, Panel::kTokens>(tile);
+          continue;
+        }
+        for (int p = 0; p < panels; ++p) {
+          run_tile<Panel, 1, Panel::kTokens>(tokens, tile);
+          ++tile.panel;
+          tile.y += kPanelRows;
+          tile.count -= kPanelRows;
+        }
       }
     }
   }
@@ -332,7 +356,7 @@ inline void tile8(const Tile<typename Panel::Block>& t) {
       acc[i][v] = t.first ? _mm256_setzero_ps()
                           : load_lanes(t.y + static_cast<size_t>(i) * t.ldy + v * kLanes, t.count - v * kLanes);
   for (int b = 0; b < t.blocks; ++b) {
-    const typename Panel::Block& block = t.panel[b];
+    const typename Panel::Block& block = t.block(b);
     __m256i dot[kTokens][kHalfRegisters];
     Panel::template dots<kTokens>(t, b, dot);
     for (int i = 0; i < kTokens; ++i) {

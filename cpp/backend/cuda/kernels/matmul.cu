@@ -122,8 +122,7 @@ DEVICE void add_half(const HalvesTile& tile, int b, Integers& sum) {
 #pragma unroll
   for (int o = 0; o < kMine; ++o)
 #pragma unroll
-    for (int r = 0; r < kMine; ++r)
-      sum[o][r] += part[o][r] * tile.scale[(Unit::output(o, r) * kGroup + b) * 2 + half];
+    for (int r = 0; r < kMine; ++r) sum[o][r] += part[o][r] * tile.scale[(Unit::output(o, r) * kGroup + b) * 2 + half];
 }
 template <class Unit>
 DEVICE void integers(const HalvesTile& tile, int b, Integers& sum) {

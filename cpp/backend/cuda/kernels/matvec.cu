@@ -2,9 +2,9 @@
 //
 // The order of a sum is the same for any number of rows, here and in matmul.cu. Blocks: of four blocks of 32 in a row,
 // t = fma(s1, f1, s0 · f0) + fma(s3, f3, s2 · f2), where f is the exact integer as a float and s = dw · dx, and groups
-// in order; missing blocks count as zeros. After each product of blocks with minima, p = (m0 · dx) · g0 + (m1 · dx) · g1
-// is added to it, where g are the sums of x's halves. Floats: lane l of 32 takes the elements l, l + 32 ..., one fused
-// multiply-add each, then lanes 16, 8, 4, 2, 1 apart are added.
+// in order; missing blocks count as zeros. After each product of blocks with minima, p = (m0 · dx) · g0 + (m1 · dx) ·
+// g1 is added to it, where g are the sums of x's halves. Floats: lane l of 32 takes the elements l, l + 32 ..., one
+// fused multiply-add each, then lanes 16, 8, 4, 2, 1 apart are added.
 #include "device.h"
 //
 #include "args.h"
