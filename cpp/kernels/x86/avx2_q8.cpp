@@ -37,7 +37,7 @@ struct SignedPanel {
   static constexpr int kPanels = 1, kTokens = 4;
   template <int n>
   static void dots(const Tile<Block>& t, int b, __m256i (*dot)[kHalfRegisters]) {
-    const Block& block = t.block(b);
+    const Block& block = t.panel[b];
     for (int i = 0; i < n; ++i)
       for (int v = 0; v < kHalfRegisters; ++v) dot[i][v] = load_bytes(block.missing + v * kLanes);
 #pragma GCC unroll 1
@@ -54,7 +54,7 @@ struct SignedPanel {
       }
     }
   }
-  template <int panels, int n>
+  template <int n>
   static void tile(const Tile<Block>& t) {
     tile8<SignedPanel, F, n>(t);
   }
@@ -71,7 +71,7 @@ struct UnsignedPanel {
   static constexpr int kPanels = 1, kTokens = 4;
   template <int n>
   static void dots(const Tile<Block>& t, int b, __m256i (*dot)[kHalfRegisters]) {
-    const Block& block = t.block(b);
+    const Block& block = t.panel[b];
 #pragma GCC unroll 4
     for (int first = 0; first < kBlock / 4; first += kSteps) {
       __m256i sum[n][kHalfRegisters];
@@ -105,7 +105,7 @@ struct UnsignedPanel {
           dot[i][v] = _mm256_add_epi32(dot[i][v], _mm256_madd_epi16(t.sums(i, b), by));
         }
   }
-  template <int panels, int n>
+  template <int n>
   static void tile(const Tile<Block>& t) {
     tile8<UnsignedPanel, F, n>(t);
   }

@@ -25,77 +25,80 @@ struct DotPanel {
   // the weights of a step, x, scales. A dot product takes 4 to 5 cycles and one can begin in each: 12 independent sums
   // hide that. Halves need twice the integer sums, so they have one panel, and 8 tokens.
   static constexpr int kPanels = F::kHalves ? 1 : 2, kTokens = F::kHalves ? 8 : 6;
+  template <int n>
+  using Integers = __m512i[kPanels][n];
 
   // Steps [first, last) of block b, added to sum.
-  template <int panels, int n>
-  static void add_steps(const Tile<Block>& t, int b, int first, int last, __m512i (*sum)[n]) {
+  template <int n>
+  static void add_steps(const Tile<Block>& t, int b, int first, int last, Integers<n>& sum) {
 #pragma GCC unroll 8
     for (int e = first; e < last; ++e) {
-      __m512i w[panels];
-      for (int p = 0; p < panels; ++p) w[p] = load16(t.block(b, p).w[e]);
+      __m512i w[kPanels];
+      for (int p = 0; p < kPanels; ++p) w[p] = load16(t.panel[b * kPanels + p].w[e]);
 #pragma GCC unroll 8
       for (int i = 0; i < n; ++i) {
         const __m512i x = _mm512_set1_epi32(load_i32(t.x(i, b) + e * 4));
-        for (int p = 0; p < panels; ++p) sum[p][i] = _mm512_dpbusd_epi32(sum[p][i], w[p], x);
+        for (int p = 0; p < kPanels; ++p) sum[p][i] = _mm512_dpbusd_epi32(sum[p][i], w[p], x);
       }
     }
   }
 
-  template <int panels, int n>
+  template <int n>
   static void tile(const Tile<Block>& t) {
-    const auto lanes = [&](int p) {
+    __mmask16 lanes[kPanels];
+    for (int p = 0; p < kPanels; ++p) {
       const int count = t.count - p * kPanelRows;
-      return static_cast<__mmask16>(count >= kPanelRows ? 0xffffu : (1u << count) - 1);
-    };
+      lanes[p] = static_cast<__mmask16>(count >= kPanelRows ? 0xffffu : count > 0 ? (1u << count) - 1 : 0u);
+    }
     const auto y = [&](int p, int i) { return t.y + static_cast<size_t>(i) * t.ldy + p * kPanelRows; };
-    __m512 acc[panels][n];
-    for (int p = 0; p < panels; ++p)
-      for (int i = 0; i < n; ++i) acc[p][i] = t.first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(lanes(p), y(p, i));
+    __m512 acc[kPanels][n];
+    for (int p = 0; p < kPanels; ++p)
+      for (int i = 0; i < n; ++i) acc[p][i] = t.first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(lanes[p], y(p, i));
     for (int b = 0; b < t.blocks; ++b) {
+      t.ahead.prefetch(b);
+      const Block* block = t.panel + b * kPanels;
       const auto sums = [&](int i) { return _mm512_set1_epi32(load_i32(t.sums_at(i, b))); };
       const auto times = [&](int i, short by) { return _mm512_madd_epi16(sums(i), _mm512_set1_epi16(by)); };
-      __m512i dot[panels][n];
+      Integers<n> dot;
       if constexpr (F::kHalves) {
-        const Block& block = t.block(b, 0);
-        __m512i half[2][1][n];
+        Integers<n> half[2];
         for (int h = 0; h < 2; ++h) {
           for (int i = 0; i < n; ++i) half[h][0][i] = _mm512_setzero_si512();
-          add_steps<1, n>(t, b, 4 * h, 4 * h + 4, half[h]);
+          add_steps<n>(t, b, 4 * h, 4 * h + 4, half[h]);
         }
-        const __m512i scale[2] = {_mm512_srai_epi32(load16(block.scale[0]), 16),
-                                  _mm512_srai_epi32(load16(block.scale[1]), 16)};
+        const __m512i scale[2] = {_mm512_srai_epi32(load16(block->scale[0]), 16),
+                                  _mm512_srai_epi32(load16(block->scale[1]), 16)};
         for (int i = 0; i < n; ++i) {
           dot[0][i] = _mm512_add_epi32(_mm512_mullo_epi32(half[0][0][i], scale[0]),
                                        _mm512_mullo_epi32(half[1][0][i], scale[1]));
-          dot[0][i] = _mm512_add_epi32(dot[0][i], _mm512_madd_epi16(sums(i), load16(block.shift)));
+          dot[0][i] = _mm512_add_epi32(dot[0][i], _mm512_madd_epi16(sums(i), load16(block->shift)));
         }
       } else {
         for (int i = 0; i < n; ++i) {
           const __m512i begin = times(i, F::kSigned ? -128 : -F::kOffset);
-          for (int p = 0; p < panels; ++p) dot[p][i] = begin;
+          for (int p = 0; p < kPanels; ++p) dot[p][i] = begin;
         }
-        add_steps<panels, n>(t, b, 0, kBlock / 4, dot);
+        add_steps<n>(t, b, 0, kBlock / 4, dot);
       }
-      __m512 dw[panels];
-      for (int p = 0; p < panels; ++p) dw[p] = _mm512_loadu_ps(t.block(b, p).d);
+      __m512 dw[kPanels];
+      for (int p = 0; p < kPanels; ++p) dw[p] = _mm512_loadu_ps(block[p].d);
       for (int i = 0; i < n; ++i) {
         const __m512 dx = _mm512_set1_ps(t.dx(i, b));
-        for (int p = 0; p < panels; ++p) {
-          const Block& block = t.block(b, p);
+        for (int p = 0; p < kPanels; ++p) {
           acc[p][i] = _mm512_fmadd_ps(_mm512_mul_ps(dw[p], dx), _mm512_cvtepi32_ps(dot[p][i]), acc[p][i]);
           const auto add_min = [&](const float* min, __m512i sum) {
             acc[p][i] = _mm512_fmadd_ps(_mm512_loadu_ps(min), _mm512_mul_ps(dx, _mm512_cvtepi32_ps(sum)), acc[p][i]);
           };
-          if constexpr (F::kMins == 1) add_min(block.min[0], times(i, 1));
+          if constexpr (F::kMins == 1) add_min(block[p].min[0], times(i, 1));
           if constexpr (F::kMins == 2) {
-            add_min(block.min[0], _mm512_srai_epi32(_mm512_slli_epi32(sums(i), 16), 16));
-            add_min(block.min[1], _mm512_srai_epi32(sums(i), 16));
+            add_min(block[p].min[0], _mm512_srai_epi32(_mm512_slli_epi32(sums(i), 16), 16));
+            add_min(block[p].min[1], _mm512_srai_epi32(sums(i), 16));
           }
         }
       }
     }
-    for (int p = 0; p < panels; ++p)
-      for (int i = 0; i < n; ++i) _mm512_mask_storeu_ps(y(p, i), lanes(p), acc[p][i]);
+    for (int p = 0; p < kPanels; ++p)
+      for (int i = 0; i < n; ++i) _mm512_mask_storeu_ps(y(p, i), lanes[p], acc[p][i]);
   }
 };
 

@@ -25,7 +25,7 @@ struct DotPanel {
   static constexpr int kPanels = 1, kTokens = 6;
   template <int n>
   static void dots(const Tile<Block>& t, int b, __m256i (*dot)[kHalfRegisters]) {
-    const Block& block = t.block(b);
+    const Block& block = t.panel[b];
     constexpr int kParts = F::kHalves ? 2 : 1, kSteps = kBlock / 4 / kParts;
     for (int part = 0; part < kParts; ++part) {
       __m256i sum[n][kHalfRegisters];
@@ -57,7 +57,7 @@ struct DotPanel {
         }
     }
   }
-  template <int panels, int n>
+  template <int n>
   static void tile(const Tile<Block>& t) {
     tile8<DotPanel, F, n>(t);
   }

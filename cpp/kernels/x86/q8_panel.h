@@ -11,7 +11,7 @@
 // P::Panel<F>             what panels of a format are and how they are multiplied:
 //   Block                   one block of a panel; pack(h, group) stores group[e], the weights 4e … 4e + 3 of rows
 //                           h … h + 7
-//   tile<panels, n>(Tile)   1 or kPanels panels times n tokens, n <= kTokens
+//   tile<n>(Tile)           kPanels panels side by side times n tokens, n <= kTokens
 #pragma once
 
 #include <type_traits>
@@ -241,11 +241,30 @@ struct UnsignedBlock : BlockScales<F> {
   }
 };
 
-// The blocks of neighbouring panels times some tokens: y[t · ldy + r], r < count, is made if `first`, else added to.
+// Weights that are packed after those at hand: rows `stride` apart of `bytes` each. While tiles are multiplied memory
+// has time for them; they go to L2, since panels and tokens fill L1.
+struct Ahead {
+  const uint8_t* data;
+  size_t stride, bytes;
+  int rows;
+
+  // The b-th line of each row, if it has one.
+  void prefetch(int b) const {
+    const size_t at = static_cast<size_t>(b) * 64;
+    if (at >= bytes) return;
+    for (int r = 0; r < rows; ++r) _mm_prefetch(data + static_cast<size_t>(r) * stride + at, _MM_HINT_T1);
+  }
+  // The part-th of so many parts of the rows.
+  Ahead part(int part, int parts) const {
+    const int first = rows * part / parts;
+    return {data + static_cast<size_t>(first) * stride, stride, bytes, rows * (part + 1) / parts - first};
+  }
+};
+
+// Panels times some tokens: y[t · ldy + r], r < count, is made if `first`, else added to.
 template <class Block>
 struct Tile {
-  const Block* panel;
-  int stride;  // from a panel's block to its next
+  const Block* panel;  // their first blocks, their second blocks ...
   int blocks;
   bool first;
   const int8_t* xq;
@@ -256,8 +275,8 @@ struct Tile {
   float* y;
   size_t ldy;
   int count;
+  Ahead ahead;
 
-  const Block& block(int b, int p = 0) const { return panel[b * stride + p]; }
   const int8_t* x(int i, int b) const { return xq + static_cast<size_t>(i) * ldq + b * kBlock; }
   float dx(int i, int b) const { return xd[static_cast<size_t>(i) * ldd + static_cast<size_t>(b)]; }
   const int16_t* sums_at(int i, int b) const {
@@ -268,14 +287,12 @@ struct Tile {
 
 // Every kPanels-th block of `panel`.
 template <class P, class F>
-void pack_panel(const uint8_t* const* row, size_t w_stride, int first, int count,
-                typename P::template Panel<F>::Block* panel) {
+void pack_panel(const uint8_t* const* row, int first, int count, typename P::template Panel<F>::Block* panel) {
   constexpr int kStride = P::template Panel<F>::kPanels;
   for (int b = 0; b < count; b += F::kBlocks) {
     const size_t at = static_cast<size_t>((first + b) / F::kBlocks) * F::kBytes;
     const typename F::Scales low(row, at), high(row + kLanes, at);
     for (int s = 0; s < F::kBlocks; ++s) {
-      prefetch_next<F, kPanelRows>(row[0], w_stride, first + b + s);
       for (int h = 0; h < kPanelRows; h += kLanes) {
         __m256i w[kLanes];
         for (int r = 0; r < kLanes; ++r) w[r] = F::weights(row[h + r] + at, s);
@@ -287,11 +304,11 @@ void pack_panel(const uint8_t* const* row, size_t w_stride, int first, int count
   }
 }
 
-template <class Panel, int panels, int kTokens>
+template <class Panel, int kTokens>
 void run_tile(int tokens, const Tile<typename Panel::Block>& t) {
   if constexpr (kTokens > 0) {
-    if (tokens == kTokens) return Panel::template tile<panels, kTokens>(t);
-    run_tile<Panel, panels, kTokens - 1>(tokens, t);
+    if (tokens == kTokens) return Panel::template tile<kTokens>(t);
+    run_tile<Panel, kTokens - 1>(tokens, t);
   }
 }
 
@@ -307,39 +324,32 @@ void matmul_panels(const MatmulArgs& a) {
   const int blocks = a.k / kBlock;
   const int ranges = (blocks + kMost - 1) / kMost;
   const int depth = ((blocks + ranges - 1) / ranges + F::kBlocks - 1) / F::kBlocks * F::kBlocks;
+  const int tiles = (a.m + Panel::kTokens - 1) / Panel::kTokens;
   const size_t ldq = static_cast<size_t>(a.k), ldd = static_cast<size_t>(blocks);
+  const auto weights = [&](int j, int b) -> Ahead {  // of the panels of rows j …, from block b on
+    const int n = blocks - b < depth ? blocks - b : depth;
+    return {static_cast<const uint8_t*>(a.w) + static_cast<size_t>(j) * a.w_stride +
+                static_cast<size_t>(b / F::kBlocks) * F::kBytes,
+            a.w_stride, static_cast<size_t>(n / F::kBlocks) * F::kBytes, a.n1 - j < kRows ? a.n1 - j : kRows};
+  };
+  for (int line = 0; line < depth; ++line) weights(a.n0, 0).prefetch(line);
   for (int j = a.n0; j < a.n1; j += kRows) {
-    const int count = a.n1 - j < kRows ? a.n1 - j : kRows, panels = (count + kPanelRows - 1) / kPanelRows;
+    const int count = a.n1 - j < kRows ? a.n1 - j : kRows;
     const uint8_t* row[kRows];
     row_pointers<kRows>(a, j, count, row);
     for (int b = 0; b < blocks; b += depth) {  // y holds the sums from one range of blocks to the next
       const int n = blocks - b < depth ? blocks - b : depth;
-      for (int p = 0; p < panels; ++p) pack_panel<P, F>(row + p * kPanelRows, a.w_stride, b, n, panel + p);
-      for (int i = 0; i < a.m; i += Panel::kTokens) {
+      for (int p = 0; p < kPanels; ++p) pack_panel<P, F>(row + p * kPanelRows, b, n, panel + p);
+      const Ahead next = b + depth < blocks ? weights(j, b + depth)
+                         : j + kRows < a.n1 ? weights(j + kRows, 0)
+                                            : Ahead{};
+      for (int tile = 0; tile < tiles; ++tile) {  // of as even sizes as can be: few tokens hide less
+        const int i = static_cast<int>(static_cast<int64_t>(a.m) * tile / tiles);
+        const int end = static_cast<int>(static_cast<int64_t>(a.m) * (tile + 1) / tiles);
         const size_t t = static_cast<size_t>(i);
-        const int tokens = a.m - i < Panel::kTokens ? a.m - i : Panel::kTokens;
-        Tile<Block> tile{panel,
-                         kPanels,
-                         n,
-                         b == 0,
-                         a.xq + t * ldq + b * kBlock,
-                         ldq,
-                         a.xd + t * ldd + b,
-                         a.xs + 2 * (t * ldd + static_cast<size_t>(b)),
-                         ldd,
-                         a.y + t * a.ldy + j,
-                         a.ldy,
-                         count};
-        if (kPanels > 1 && panels == kPanels && tokens == Panel::kTokens) {
-          Panel::template tile<kPanels, Panel::kTokens>(tile);
-          continue;
-        }
-        for (int p = 0; p < panels; ++p) {
-          run_tile<Panel, 1, Panel::kTokens>(tokens, tile);
-          ++tile.panel;
-          tile.y += kPanelRows;
-          tile.count -= kPanelRows;
-        }
+        run_tile<Panel, Panel::kTokens>(end - i, {panel, n, b == 0, a.xq + t * ldq + b * kBlock, ldq,
+                                                  a.xd + t * ldd + b, a.xs + 2 * (t * ldd + static_cast<size_t>(b)),
+                                                  ldd, a.y + t * a.ldy + j, a.ldy, count, next.part(tile, tiles)});
       }
     }
   }
@@ -356,7 +366,8 @@ inline void tile8(const Tile<typename Panel::Block>& t) {
       acc[i][v] = t.first ? _mm256_setzero_ps()
                           : load_lanes(t.y + static_cast<size_t>(i) * t.ldy + v * kLanes, t.count - v * kLanes);
   for (int b = 0; b < t.blocks; ++b) {
-    const typename Panel::Block& block = t.block(b);
+    t.ahead.prefetch(b);
+    const typename Panel::Block& block = t.panel[b];
     __m256i dot[kTokens][kHalfRegisters];
     Panel::template dots<kTokens>(t, b, dot);
     for (int i = 0; i < kTokens; ++i) {
