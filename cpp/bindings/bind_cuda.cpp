@@ -1,4 +1,5 @@
 #include "backend/cuda/context.h"
+#include "backend/cuda/probe.h"
 #include "backend/cuda/self_test.h"
 #include "bindings/bindings.h"
 
@@ -34,6 +35,8 @@ void bind_cuda(py::module_& m) {
   m.def("cuda_driver", cuda_driver);
   m.def("cuda_devices", cuda_devices);
   m.def("cuda_self_test", cuda_self_test, py::arg("index"), Released());
+  m.def("cuda_copy_bandwidth", cuda::copy_bandwidth, py::arg("index"), py::arg("seconds"), Released());
+  m.def("cuda_int8_peak", cuda::int8_peak, py::arg("index"), py::arg("seconds"), Released());
 }
 
 }  // namespace lora_edge

@@ -132,4 +132,10 @@ def cuda_devices() -> list[dict[str, Any]]:
 def cuda_self_test(index: int) -> str:
     """What is wrong with a GPU; empty: nothing. Tested once."""
 
+def cuda_copy_bandwidth(index: int, seconds: float) -> float:
+    """Bytes per second that copies within the GPU's memory read and write, both counted."""
+
+def cuda_int8_peak(index: int, seconds: float) -> float:
+    """Multiply-adds per second of the kernels' byte products, on registers alone."""
+
 def build_info() -> dict[str, Any]: ...

@@ -40,6 +40,11 @@ def devices() -> list[Device]:
     ]
 
 
+def device_name(device: str) -> str:
+    """What the driver calls "cuda:N"; empty for the CPU."""
+    return next((str(d["name"]) for d in _core.cuda_devices() if device == f"cuda:{d['index']}"), "")
+
+
 def missing_driver() -> str:
     """Why there is no CUDA driver; empty where there is one."""
     return str(_core.cuda_driver()[1])

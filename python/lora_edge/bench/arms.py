@@ -41,7 +41,10 @@ class Files:
             spec = {SYNTHETIC: 1.0}
         arms = {"base": Arm(model, None)}
         if self.merged is not None:
-            merged = Model(self.merged, n_ctx=model.n_ctx, threads=model.core.threads, kv_type=model.core.kv_type)
+            merged = Model(
+                self.merged, n_ctx=model.n_ctx, threads=model.core.threads, kv_type=model.core.kv_type,
+                device=model.device,
+            )  # fmt: skip
             arms["merged"] = Arm(merged, None)
         arms["unmerged"] = Arm(model, spec)
         return arms

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .. import __version__, _core
+from ..devices import device_name
 from ..model import Model
 from .arms import Files
 from .energy import Meter
@@ -21,14 +22,22 @@ Open = Callable[[int], tuple[Model, dict[str, float]]]  # threads -> a model, an
 
 @dataclass(frozen=True)
 class Peaks:
-    """What the machine can do with so many threads: bytes/s read, byte multiply-adds/s."""
+    """What the device can do: bytes/s read by so many threads, or on a GPU copied, both ways counted; byte
+    multiply-adds/s."""
 
     threads: int
     read_bandwidth: float
     int8_multiply_adds: float
 
     @staticmethod
-    def probe(threads: int) -> Peaks:
+    def probe(threads: int, device: str) -> Peaks:
+        if device != "cpu":
+            index = int(device.partition(":")[2])
+            return Peaks(
+                threads,
+                _core.cuda_copy_bandwidth(index, PROBE_SECONDS),
+                _core.cuda_int8_peak(index, PROBE_SECONDS),
+            )
         return Peaks(
             threads,
             _core.probe_read_bandwidth(threads, PROBE_SECONDS),
@@ -63,17 +72,17 @@ def measure(
         model, weights = open_model(count)
         arms = files.arms(model, weights)
         about = about or describe(files, model, arms)
-        best = Peaks.probe(count) if peaks else None
+        best = Peaks.probe(count, model.device) if peaks else None
         timed = [(test, in_turns(test, arms, repeats, joules=joules, tick=tick)) for test in tests]
         if best is not None:
-            best = best.or_better(Peaks.probe(count))
+            best = best.or_better(Peaks.probe(count, model.device))
             found.append(asdict(best))
         rows += [_row(test, count, arms, timings, best) for test, timings in timed]
         for arm in arms.values():
             arm.model.close()
     return {
         "version": __version__,
-        "machine": {"cpu": cpu_name(), "isa": _core.build_info()["isa"], "peaks": found},
+        "machine": {"cpu": cpu_name(), "isa": _core.build_info()["isa"], **about.pop("device"), "peaks": found},
         **about,
         "repeats": repeats,
         "tests": rows,
@@ -97,6 +106,7 @@ def describe(files: Files, model: Model, arms: Mapping[str, Arm]) -> dict[str, A
         for name, weight in spec.items()
     ]
     return {
+        "device": {"device": model.device, "device_name": device_name(model.device)},
         "model": {
             "path": model.path,
             "name": c.name,

@@ -29,7 +29,10 @@ def _about(result: Mapping[str, Any]) -> list[list[str]]:
         ranks = ", ".join(map(str, adapter["ranks"]))
         weight = "" if adapter["weight"] == 1 else f", weight {adapter['weight']:g}"
         rows.append(["adapter", plain(f"{adapter['name']}, rank {ranks}, {_mb(adapter['bytes'])}{weight}")])
-    return [*rows, ["machine", plain(f"{machine['cpu']}, kernels {machine['isa']}")]]
+    rows.append(["machine", plain(f"{machine['cpu']}, kernels {machine['isa']}")])
+    if machine["device"] != "cpu":
+        rows.append(["device", plain(f"{machine['device']}, {machine['device_name']}")])
+    return rows
 
 
 def _speeds(tests: Seq[Mapping[str, Any]], arms: Seq[str]) -> list[list[str]]:

@@ -145,5 +145,10 @@ struct AttentionArgs {
   int ldq, n_head, window, n_spans, most_queries, unused = 0;
 };
 
+struct PeakArgs {
+  int* out;  // [blocks, threads]
+  int rounds, unused = 0;
+};
+
 }  // namespace lora_edge::cuda
 #pragma GCC diagnostic pop
