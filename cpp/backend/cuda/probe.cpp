@@ -41,8 +41,8 @@ double copy_bandwidth(int index, double seconds) {
   const DeviceMemory from(context, n_bytes), to(context, n_bytes);
   context->fill_zeros(from.data(), n_bytes);
   return 2.0 * double(n_bytes) / fastest(*context, seconds, [&](int n) {
-    for (int i = 0; i < n; ++i) context->copy_within(to.data(), from.data(), n_bytes);
-  });
+           for (int i = 0; i < n; ++i) context->copy_within(to.data(), from.data(), n_bytes);
+         });
 }
 
 double int8_peak(int index, double seconds) {
