@@ -53,7 +53,7 @@ def missing_driver() -> str:
 def choose(device: str, kv_type: str) -> int:
     """The number of the GPU that a model is to run on; CPU, a negative one, for the CPU.
 
-    device: "cpu", "cuda" (the first GPU), "cuda:N", or "auto": the first GPU where it works, else the CPU. ValueError: no
+    device: "cpu", "cuda" (the first GPU), "cuda:N", or "auto": the first GPU that works, else the CPU. ValueError: no
     such word, or keys and values of a type that the GPU doesn't keep. RuntimeError: the GPU can't be used.
     """
     if device == "cpu":

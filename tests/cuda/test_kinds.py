@@ -14,7 +14,14 @@ from lora_edge.sequence import Sequence
 from test_adapter_kinds import biases, dora, whole
 from tiny_encoder import tiny_encoder
 from tiny_models import (
-    fresh_rng, random_factors, random_ids, random_shape, random_tensors, tiny_model, write_adapter, write_model,
+    fresh_rng,
+    random_factors,
+    random_ids,
+    random_shape,
+    random_tensors,
+    tiny_model,
+    write_adapter,
+    write_model,
 )  # fmt: skip
 
 WHOLE = ["token_embd.weight", "output.weight", "blk.0.attn_q.weight", "blk.0.ffn_down.weight"]
