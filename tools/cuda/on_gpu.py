@@ -114,7 +114,8 @@ def measured(path: Path, device: str, copies: float, peak: float, rounds: int) -
         share = work.decode_bytes((tokens - 1) / 2) / each / copies
         bytes_tax = adapter_bytes(model, names[:1]) / work.weights
         yield f"| {title} | tg{tokens} | {1 / each:.1f} tokens/s, {100 * share:.0f} % of the copies' bytes/s |"
-        yield f"| {title} | tg{tokens}, r {RANK} / off | {ratio(steps['on'], steps['off'])}; by bytes {1 + bytes_tax:.3f} |"
+        tax = ratio(steps["on"], steps["off"])
+        yield f"| {title} | tg{tokens}, r {RANK} / off | {tax}; by bytes {1 + bytes_tax:.3f} |"
         reads = seconds({"off": prefill(model, None, prompt), "on": prefill(model, names[0], prompt)}, rounds)
         each = statistics.median(reads["off"])
         used = work.prefill_multiply_adds(prompt) / each / peak
@@ -124,7 +125,8 @@ def measured(path: Path, device: str, copies: float, peak: float, rounds: int) -
         batch = seconds({"off": together(model, none, tokens), "on": together(model, [*names], tokens)}, rounds)
         kv = work.kv * tokens / 2 * TEXTS
         allowed = (work.weights + kv) / (work.weights + kv + adapter_bytes(model, names))
-        yield f"| {title} | {TEXTS} adapters: speed / without | {ratio(batch['off'], batch['on'])}; by bytes {allowed:.3f} |"
+        share_kept = ratio(batch["off"], batch["on"])
+        yield f"| {title} | {TEXTS} adapters: speed / without | {share_kept}; by bytes {allowed:.3f} |"
         yield f"| {title} | a switch | {1e6 * switches(model, names[:2], SWITCHES):+.0f} µs |"
 
 

@@ -9,10 +9,9 @@
           "\nlora_edge_ptx_" #file "_" #sm ":\n.incbin \"" LORA_EDGE_PTX_FOLDER "/" #file "_" #sm              \
           ".ptx\"\n.byte 0\n.popsection\n");
 #define LORA_EDGE_IMAGE(file, sm) {#file, sm, lora_edge_ptx_##file##_##sm},
-#define LORA_EDGE_ALL(X)                                                                                      \
-  X(attention, 53)                                                                                            \
-  X(rows, 53) X(matvec, 61) X(matvec, 53) X(matmul, 80) X(matmul, 75) X(matmul, 61) X(matmul, 53) X(peak, 80) \
-      X(peak, 75) X(peak, 61) X(peak, 53)
+#define LORA_EDGE_FOR_EACH(X, file) X(file, 80) X(file, 75) X(file, 61) X(file, 53)
+#define LORA_EDGE_ALL(X) \
+  X(attention, 53) X(rows, 53) X(matvec, 61) X(matvec, 53) LORA_EDGE_FOR_EACH(X, matmul) LORA_EDGE_FOR_EACH(X, peak)
 
 LORA_EDGE_ALL(LORA_EDGE_PTX)
 
