@@ -32,12 +32,17 @@ void row_pointers(const MatmulArgs& a, int first, int count, const uint8_t** row
 }
 
 // Rows are too short for the hardware to see as many streams in them, so block b's share of the next kRows rows is
-// prefetched, in the order of memory. Past the end of the weights this does nothing.
+// prefetched, in the order of memory, and into L2, which has more misses under way at a time, that of kFar times as
+// far. Past the end of the weights this does nothing.
 template <class F, int kRows>
 void prefetch_next(const uint8_t* first_row, size_t w_stride, int b) {
   constexpr size_t kShare = kRows * F::kBytes / F::kBlocks;
-  const uint8_t* next = first_row + kRows * w_stride + static_cast<size_t>(b) * kShare;
-  for (size_t line = 0; line < kShare; line += 64) _mm_prefetch(next + line, _MM_HINT_T0);
+  constexpr size_t kFar = 4;
+  const uint8_t *share = first_row + static_cast<size_t>(b) * kShare, *next = share + kRows * w_stride;
+  for (size_t line = 0; line < kShare; line += 64) {
+    _mm_prefetch(next + line, _MM_HINT_T0);
+    _mm_prefetch(share + kFar * kRows * w_stride + line, _MM_HINT_T1);
+  }
 }
 
 // Sums of x's half blocks, as a pair in every lane, and what they make.
