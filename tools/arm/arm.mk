@@ -3,7 +3,10 @@
 # baseline is checked too. All of it lies in build/arm; a stamp per step makes a second run go straight to the tests.
 # cortex-a53: Raspberry Pi 3 and Zero 2, plain Armv8.0. cortex-a76: Raspberry Pi 5, with dot products. The kernel check
 # alone also runs as cortex-a72 (Raspberry Pi 4) and as max, which has int8 matrix products.
+# With ARM_SHARED=1 the CPUs share the Python tests, each every second one: CI has no time for all of them on both.
 ARM_CPUS := cortex-a53 cortex-a76
+ARM_PART_cortex-a53 := 1/2
+ARM_PART_cortex-a76 := 2/2
 ARM_KERNEL_CPUS := cortex-a53 cortex-a72 cortex-a76 max
 
 # Tests of Python that runs no kernels, or none of its own: the same on every machine, and slow under emulation.
@@ -44,7 +47,7 @@ arm: arm-kernels arm-counts-check
 
 $(ARM_CPUS:%=arm-%): arm-%: $(ARM)/wheel.stamp $(ARM)/site.stamp | arm-tools
 	QEMU_CPU=$* qemu-aarch64-static -L $(ARM_ROOT) $(ARM)/cmake/check_kernels
-	QEMU_CPU=$* PYTHONPATH=tools/arm sh $(ARM_PYTHON) -m pytest -p emulated -p no:cacheprovider -m 'not slow' \
+	$(if $(ARM_SHARED),EMULATED_PART=$(ARM_PART_$*)) QEMU_CPU=$* PYTHONPATH=tools/arm sh $(ARM_PYTHON) -m pytest -p emulated -p no:cacheprovider -m 'not slow' \
 	    $(ARM_LEFT_OUT:%=--ignore-glob='tests/python/test_%.py') tests/python
 
 arm-tools:
