@@ -26,6 +26,9 @@ from lora_edge.devices import device_name
 from lora_edge.model import Model
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "bench"))
+from paired import ratio  # noqa: E402
+
 SHAPES = ["smollm2-135m", "tinyllama-1.1b", "llama2-7b"]
 ROUNDS, PROMPT, TOKENS, TEXTS, SWITCHES, RANK = 9, 512, 64, 8, 300, 16
 
@@ -53,11 +56,9 @@ def seconds(arms: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, 
     return found
 
 
-def ratio(a: list[float], b: list[float]) -> str:
-    """a over b, the median of the rounds and its quartiles."""
-    each = sorted(x / y for x, y in zip(a, b, strict=True))
-    low, middle, high = (each[round(q * (len(each) - 1))] for q in (0.25, 0.5, 0.75))
-    return f"{middle:.3f} ({low:.3f}-{high:.3f})"
+def shown(over: list[float], under: list[float]) -> str:
+    r = ratio(over, under)
+    return f"{r.median:.3f} ({r.low:.3f}-{r.high:.3f})"
 
 
 def decode(model: Model, adapter: str | None, tokens: int) -> Callable[[], object]:
@@ -114,18 +115,18 @@ def measured(path: Path, device: str, copies: float, peak: float, rounds: int) -
         share = work.decode_bytes((tokens - 1) / 2) / each / copies
         bytes_tax = adapter_bytes(model, names[:1]) / work.weights
         yield f"| {title} | tg{tokens} | {1 / each:.1f} tokens/s, {100 * share:.0f} % of the copies' bytes/s |"
-        tax = ratio(steps["on"], steps["off"])
+        tax = shown(steps["on"], steps["off"])
         yield f"| {title} | tg{tokens}, r {RANK} / off | {tax}; by bytes {1 + bytes_tax:.3f} |"
         reads = seconds({"off": prefill(model, None, prompt), "on": prefill(model, names[0], prompt)}, rounds)
         each = statistics.median(reads["off"])
         used = work.prefill_multiply_adds(prompt) / each / peak
         yield f"| {title} | pp{prompt} | {prompt / each:.0f} tokens/s, {100 * used:.0f} % of the int8 peak |"
-        yield f"| {title} | pp{prompt}, r {RANK} / off | {ratio(reads['on'], reads['off'])} |"
+        yield f"| {title} | pp{prompt}, r {RANK} / off | {shown(reads['on'], reads['off'])} |"
         none: list[str | None] = [None] * TEXTS
         batch = seconds({"off": together(model, none, tokens), "on": together(model, [*names], tokens)}, rounds)
         kv = work.kv * tokens / 2 * TEXTS
         allowed = (work.weights + kv) / (work.weights + kv + adapter_bytes(model, names))
-        share_kept = ratio(batch["off"], batch["on"])
+        share_kept = shown(batch["off"], batch["on"])
         yield f"| {title} | {TEXTS} adapters: speed / without | {share_kept}; by bytes {allowed:.3f} |"
         yield f"| {title} | a switch | {1e6 * switches(model, names[:2], SWITCHES):+.0f} µs |"
 

@@ -38,8 +38,8 @@ Apart apart(const Weight& w) {
   out.d.resize(is_plain(kind) ? n_blocks : 2 * (super ? n_blocks / 8 : n_blocks));
   out.s.resize(super ? n_blocks * s_bytes : 0);
   for (size_t b = 0; b < n_blocks; ++b) {
-    const uint8_t* from = w.data + (super ? b / 8 : b) * block_size(type).bytes;
-    const Unpacked u = unpack<type>(from, super ? int(b % 8) : 0);
+    const size_t at = super ? b / 8 : b;  // of the file's blocks
+    const Unpacked u = unpack<type>(w.data + at * block_size(type).bytes, super ? int(b % 8) : 0);
     uint8_t* q = &out.q[b * bytes];
     if (nibbles) {
       const int offset = kind == kQ4 ? 8 : 0;
@@ -50,7 +50,7 @@ Apart apart(const Weight& w) {
     if (is_plain(kind)) {
       out.d[b] = f32_to_f16(u.d);
     } else if (!super || b % 8 == 0) {
-      uint16_t* d = &out.d[2 * (super ? b / 8 : b)];
+      uint16_t* d = &out.d[2 * at];
       d[0] = f32_to_f16(u.d);
       d[1] = f32_to_f16(u.dmin);
     }
