@@ -53,7 +53,7 @@ def labelled(folder: Path, pairs: bool = False) -> Path:
 def test_command(tmp_path: Path, family: str, method: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Trained, scored by what was written, and used by the line that is printed."""
     base, data, out = base_of(tmp_path, family), labelled(tmp_path / "data"), tmp_path / "run"
-    flags = ["--method", method, "--steps", "100", "--lr", "2e-3" if method == "full" else "1e-2"]
+    flags = ["--method", method, "--steps", "100", "--lr", "2e-3"]
     assert main(["train", "-m", str(base), "--data", str(data), "-o", str(out), *SMALL, *flags]) == 0
     said = capsys.readouterr().out.splitlines()
     lines = {line["split"]: line for line in metrics(out) if "split" in line}

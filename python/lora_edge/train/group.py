@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable
 
@@ -17,6 +18,7 @@ class Group:
         self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if self.size > 1 and not dist.is_initialized():
             dist.init_process_group("gloo")
+            atexit.register(_leave)
 
     @property
     def first(self) -> bool:
@@ -48,3 +50,9 @@ class Group:
     def wait(self) -> None:
         if self.size > 1:
             dist.barrier()
+
+
+def _leave() -> None:
+    """Gloo's threads use Python: they have to end before it does."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
