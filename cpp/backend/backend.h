@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/likeliest.h"
 #include "backend/memory.h"
 #include "formats/blocks.h"
 #include "runtime/kv_cache.h"
@@ -105,6 +106,8 @@ class Backend : public Memory {
   virtual void take_rows(const float* x, const std::vector<int>& rows, int n, float* out) = 0;
   virtual void scale(float* x, float by, int m, int n) = 0;
   virtual void soft_cap(float* x, float cap, int m, int n) = 0;
+  // Of each row of logits [m, n]; none where the program reads these as fast.
+  virtual std::vector<Likeliest> likeliest(const float* logits, int m, int n) = 0;
 
  protected:
   Observer observer_;

@@ -224,6 +224,7 @@ class CpuBackend final : public Backend {
   void soft_cap(float* x, float cap, int m, int n) override {
     for_rows(m, [&](int i) { table_.soft_cap(x + size_t(i) * n, 1.0f, cap, n); });
   }
+  std::vector<Likeliest> likeliest(const float*, int, int) override { return {}; }
 
  private:
   struct Chunk {

@@ -147,7 +147,7 @@ void bind_model(py::module_& m) {
            }),
            py::arg("model"), py::arg("adapters"))
       .def("__len__", &Sequence::length)
-      .def_property_readonly("ready", [](const Sequence& s) { return s.logits(s.length()) != nullptr; })  // has logits
+      .def_property_readonly("ready", [](const Sequence& s) { return s.has_logits(s.length()); })
       .def("set_adapters",
            [](Sequence& s, const std::vector<std::pair<std::shared_ptr<Adapter>, double>>& adapters) {
              AdapterSet set = adapter_set(adapters);
@@ -157,8 +157,12 @@ void bind_model(py::module_& m) {
       .def("set_starts", &Sequence::set_starts, py::arg("starts"), Released())
       .def("truncate", &Sequence::truncate, py::arg("n"), Released())
       .def("fork", &Sequence::fork, Released())
-      .def("logits", [](const Sequence& s) {
-        const float* logits = s.logits(s.length());
+      .def("logits", [](Sequence& s) {
+        const float* logits;
+        {
+          py::gil_scoped_release release;
+          logits = s.logits(s.length());
+        }
         return py::array_t<float>(logits ? s.model()->config().n_vocab : 0, logits);
       });
 

@@ -7,7 +7,12 @@ namespace lora_edge {
 namespace {
 
 // After the first `length` positions.
-std::pair<int, double> sample(Sampler& sampler, const Sequence& sequence, int length) {
+std::pair<int, double> sample(Sampler& sampler, Sequence& sequence, int length) {
+  const Likeliest* likeliest = sequence.likeliest(length);
+  if (likeliest && sampler.is_enough(*likeliest)) {
+    const int id = sampler.sample(*likeliest);
+    return {id, log_probability(*likeliest, id)};
+  }
   const float* logits = sequence.logits(length);
   const int n_vocab = sequence.model()->config().n_vocab;
   const int id = sampler.sample(logits, n_vocab);
@@ -37,7 +42,14 @@ void bind_sampler(py::module_& m) {
            py::arg("temperature"), py::arg("top_k"), py::arg("top_p"), py::arg("min_p"), py::arg("repeat_penalty"),
            py::arg("seed"))
       .def("accept", &Sampler::accept, py::arg("token"))
-      .def("sample", sample, py::arg("sequence"), py::arg("length"));
+      .def("sample", sample, py::arg("sequence"), py::arg("length"), py::call_guard<py::gil_scoped_release>())
+      .def(
+          "sample_row",
+          [](Sampler& sampler, const py::array_t<float, py::array::c_style>& logits) {
+            if (logits.ndim() != 1) fail_input("[sampler] logits are one row");
+            return sampler.sample(logits.data(), static_cast<int>(logits.size()));
+          },
+          py::arg("logits"));
   m.def("log_probabilities", log_probabilities, py::arg("logits"), py::arg("ids"));
 }
 

@@ -195,7 +195,7 @@ void Model::forward(const std::vector<Feed>& feeds, float* all_logits, const std
       Sequence& s = *feeds[f].sequence;
       if (s.length() == before[f]) continue;
       s.kv_.truncate(before[f]);
-      s.logits_.clear();
+      s.logits_.cut(0);
     }
     throw;
   }

@@ -12,6 +12,7 @@
 #include "backend/backend.h"
 #include "formats/gguf.h"
 #include "runtime/config.h"
+#include "runtime/kept_logits.h"
 #include "runtime/kv_cache.h"
 #include "runtime/lora.h"
 
@@ -31,7 +32,9 @@ class Sequence {
   void truncate(int n);                             // forgets all but the first n positions, with their logits
   std::shared_ptr<Sequence> fork() const;
   // [n_vocab] after the first n positions; nullptr where they are not kept. Not for use while another thread feeds.
-  const float* logits(int n) const;
+  const float* logits(int n);
+  const Likeliest* likeliest(int n) const;  // of the same; nullptr where the backend doesn't say, too
+  bool has_logits(int n) const { return row_of(n) >= 0; }
   const std::shared_ptr<Model>& model() const { return model_; }
 
  private:
@@ -40,8 +43,8 @@ class Sequence {
   std::shared_ptr<Model> model_;
   AdapterSet adapters_;
   KvCache kv_;
-  int kept_logits() const;     // rows of logits_
-  std::vector<float> logits_;  // [kept, n_vocab] after the last positions
+  int row_of(int n) const;  // of logits_; -1: not kept
+  KeptLogits logits_;
 };
 
 // New tokens of one sequence; the logits after the last n_logits of them are kept, one at least. parts: an encoder's

@@ -71,7 +71,7 @@ void Model::run_rows(const std::vector<Feed>& feeds, const std::vector<Row>& row
   for (size_t f = 0; f < feeds.size(); ++f)
     if (new_positions[f]) feeds[f].sequence->kv_.advance(new_positions[f]);
   for (const Row& row : rows)
-    if (row.first) feeds[row.feed].sequence->logits_.clear();
+    if (row.first) feeds[row.feed].sequence->logits_.cut(0);
 }
 
 void Model::run_layer(int i, const std::vector<RowPlace>& places, const std::vector<RowGroup>& groups) {
@@ -155,18 +155,17 @@ void Model::run_output(const std::vector<Feed>& feeds, const std::vector<Row>& r
   b.linear({{&output_, output_id(c), logits, false}}, h, m, wanted_groups);
   if (c.logit_scale != 1.0f) b.scale(logits, c.logit_scale, m, c.n_vocab);
   if (c.logit_cap > 0.0f) b.soft_cap(logits, c.logit_cap, m, c.n_vocab);
-  if (all_logits && !in_place) b.read(all_logits, logits, wanted.size() * n_vocab * sizeof(float));
+  std::vector<Likeliest> likeliest(wanted.size());
+  if (!all_logits) {
+    std::vector<Likeliest> found = b.likeliest(logits, m, c.n_vocab);
+    if (!found.empty()) likeliest = std::move(found);
+  } else if (!in_place) {
+    b.read(all_logits, logits, wanted.size() * n_vocab * sizeof(float));
+  }
   for (size_t i = 0; i < wanted.size(); ++i) {
     const Row& row = rows[size_t(wanted[i])];
     if (!row.kept) continue;
-    std::vector<float>& kept = feeds[row.feed].sequence->logits_;
-    const float* from = logits + i * n_vocab;
-    if (b.is_host()) {
-      kept.insert(kept.end(), from, from + n_vocab);
-    } else {
-      kept.resize(kept.size() + n_vocab);
-      b.read(&kept[kept.size() - n_vocab], from, n_vocab * sizeof(float));
-    }
+    feeds[row.feed].sequence->logits_.push(logits + i * n_vocab, std::move(likeliest[i]));
   }
 }
 

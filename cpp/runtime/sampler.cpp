@@ -12,19 +12,18 @@ namespace lora_edge {
 namespace {
 constexpr size_t kPenaltyWindow = 64;  // llama.cpp's repeat_last_n
 
-// The first of the likeliest.
-int likeliest(const float* logits, int n_vocab) {
-  return static_cast<int>(std::max_element(logits, logits + n_vocab) - logits);
-}
-
-void check_finite(const float* logits, int n_vocab) {
+bool is_finite(const float* logits, int n_vocab) {
   uint32_t not_finite = 0;
   for (int i = 0; i < n_vocab; ++i) {
     uint32_t bits;
     std::memcpy(&bits, logits + i, 4);
     not_finite |= (bits & 0x7f800000u) == 0x7f800000u;
   }
-  if (not_finite)
+  return !not_finite;
+}
+
+void check(bool finite) {
+  if (!finite)
     fail_input(
         "[sampler] the logits hold NaN or infinity: the model or an adapter is damaged, or a scale is too large");
 }
@@ -55,37 +54,53 @@ double Sampler::uniform() {
 }
 
 // Keskar et al. 2019 (CTRL): positive logits are divided, negative ones multiplied.
-void Sampler::penalise() {
+float Sampler::penalised(float logit) const {
   const auto penalty = static_cast<float>(options_.repeat_penalty);
-  for (int id : std::set<int>(recent_.begin(), recent_.end())) {
-    if (id < 0 || static_cast<size_t>(id) >= logits_.size()) continue;
-    float& logit = logits_[static_cast<size_t>(id)];
-    logit = logit > 0 ? logit / penalty : logit * penalty;
-  }
+  return logit > 0 ? logit / penalty : logit * penalty;
 }
 
 int Sampler::sample(const float* logits, int n_vocab) {
   if (!logits) fail_input("[sampler] there are no logits: feed the sequence first");
-  check_finite(logits, n_vocab);
-  if (options_.repeat_penalty == 1.0 && options_.temperature == 0.0) return likeliest(logits, n_vocab);
-  logits_.assign(logits, logits + n_vocab);
-  if (options_.repeat_penalty != 1.0) penalise();
-  return options_.temperature == 0.0 ? likeliest(logits_.data(), n_vocab) : draw();
+  check(is_finite(logits, n_vocab));
+  if (options_.repeat_penalty == 1.0 && options_.temperature == 0.0)
+    return static_cast<int>(std::max_element(logits, logits + n_vocab) - logits);
+  candidates_.clear();
+  for (int i = 0; i < n_vocab; ++i) candidates_.push_back({logits[i], i});
+  if (options_.repeat_penalty != 1.0)
+    for (int id : std::set<int>(recent_.begin(), recent_.end()))
+      if (id >= 0 && id < n_vocab) {
+        float& logit = candidates_[static_cast<size_t>(id)].logit;
+        logit = penalised(logit);
+      }
+  return choose();
 }
 
-int Sampler::draw() {
-  const float max = logits_[static_cast<size_t>(likeliest(logits_.data(), static_cast<int>(logits_.size())))];
-  const size_t n = logits_.size();
-  candidates_.clear();
-  for (size_t i = 0; i < n; ++i) candidates_.push_back({logits_[i], static_cast<int>(i)});
+// A penalty can take some of the likeliest away, and one below 1 bring others.
+bool Sampler::is_enough(const Likeliest& likeliest) const {
+  const size_t n = likeliest.candidates.size();
+  const size_t wanted = options_.temperature == 0.0 ? 1 : static_cast<size_t>(options_.top_k);
+  return wanted > 0 && options_.repeat_penalty >= 1.0 &&
+         wanted + (options_.repeat_penalty > 1.0 ? kPenaltyWindow : 0) <= n;
+}
 
-  const auto before = [](const Candidate& a, const Candidate& b) {
-    return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
-  };
-  const auto after = [&](const Candidate& a, const Candidate& b) { return before(b, a); };
-  if (options_.top_k > 0 && static_cast<size_t>(options_.top_k) < candidates_.size()) {
-    std::nth_element(candidates_.begin(), candidates_.begin() + (options_.top_k - 1), candidates_.end(), before);
-    candidates_.resize(static_cast<size_t>(options_.top_k));
+int Sampler::sample(const Likeliest& likeliest) {
+  check(likeliest.finite);
+  candidates_ = likeliest.candidates;
+  if (options_.repeat_penalty != 1.0)
+    for (Candidate& c : candidates_)
+      if (std::find(recent_.begin(), recent_.end(), c.id) != recent_.end()) c.logit = penalised(c.logit);
+  return choose();
+}
+
+int Sampler::choose() {
+  const Candidate first = *std::min_element(candidates_.begin(), candidates_.end(), likelier);
+  if (options_.temperature == 0.0) return first.id;
+  const float max = first.logit;
+  const auto after = [](const Candidate& a, const Candidate& b) { return likelier(b, a); };
+  if (options_.top_k > 0) {  // in order: the same draw means the same token, wherever the candidates come from
+    const auto kept = static_cast<std::ptrdiff_t>(std::min(static_cast<size_t>(options_.top_k), candidates_.size()));
+    std::partial_sort(candidates_.begin(), candidates_.begin() + kept, candidates_.end(), likelier);
+    candidates_.resize(static_cast<size_t>(kept));
   }
   if (options_.top_p < 1.0) {
     double total = 0;
@@ -123,6 +138,12 @@ double log_probability(const float* logits, int n_vocab, int token) {
   const float max = *std::max_element(logits, logits + n_vocab);
   return static_cast<double>(logits[token]) - max -
          std::log(static_cast<double>(active_table().sum_exp(logits, max, n_vocab)));
+}
+
+double log_probability(const Likeliest& likeliest, int token) {
+  for (const Candidate& c : likeliest.candidates)
+    if (c.id == token) return static_cast<double>(c.logit) - likeliest.log_total;
+  fail_input("[sampler] token ", token, " is none of the likeliest");
 }
 
 }  // namespace lora_edge

@@ -6,6 +6,8 @@
 #include <deque>
 #include <vector>
 
+#include "backend/likeliest.h"
+
 namespace lora_edge {
 
 struct SamplerOptions {
@@ -23,24 +25,23 @@ class Sampler {
 
   void accept(int token);  // a token of the text, for the repeat penalty
   int sample(const float* logits, int n_vocab);
+  // The same from the likeliest alone, where they are enough.
+  bool is_enough(const Likeliest& likeliest) const;
+  int sample(const Likeliest& likeliest);
 
  private:
-  struct Candidate {
-    float logit;
-    int id;
-  };
   double uniform();  // [0, 1)
-  void penalise();
-  int draw();
+  float penalised(float logit) const;
+  int choose();
 
   SamplerOptions options_;
   uint64_t state_;
   std::deque<int> recent_;
-  std::vector<float> logits_;
   std::vector<Candidate> candidates_;
 };
 
-// log softmax(logits)[token]
+// log softmax(logits)[token]; of the likeliest, one of these.
 double log_probability(const float* logits, int n_vocab, int token);
+double log_probability(const Likeliest& likeliest, int token);
 
 }  // namespace lora_edge

@@ -8,12 +8,13 @@ namespace lora_edge {
 Sequence::Sequence(std::shared_ptr<Model> model, AdapterSet adapters)
     : model_(std::move(model)),
       adapters_(std::move(adapters)),
-      kv_(*model_->backend_, model_->kv_, model_->kv_bytes()) {}
+      kv_(*model_->backend_, model_->kv_, model_->kv_bytes()),
+      logits_(*model_->backend_, model_->config().n_vocab) {}
 
 void Sequence::set_adapters(AdapterSet adapters) {
   std::lock_guard<std::mutex> lock(model_->mutex_);
   adapters_.swap(adapters);
-  if (kept_logits() > 1) logits_.erase(logits_.begin(), logits_.end() - model_->config().n_vocab);
+  logits_.keep_last();
 }
 
 void Sequence::set_starts(const std::vector<int>& starts) {
@@ -32,19 +33,26 @@ void Sequence::truncate(int n) {
   std::lock_guard<std::mutex> lock(model_->mutex_);
   if (n < 0 || n > length()) fail_input("[sequence] can't truncate ", length(), " positions to ", n);
   if (n == length()) return;
-  const int left = std::max(0, kept_logits() - (length() - n));
+  const int left = std::max(0, logits_.rows() - (length() - n));
   kv_.truncate(n);
-  logits_.resize(static_cast<size_t>(left) * static_cast<size_t>(model_->config().n_vocab));
+  logits_.cut(left);
 }
 
-int Sequence::kept_logits() const {
-  return static_cast<int>(logits_.size() / static_cast<size_t>(model_->config().n_vocab));
+int Sequence::row_of(int n) const {
+  const int row = n - 1 - (length() - logits_.rows());
+  return row < logits_.rows() ? std::max(row, -1) : -1;
 }
 
-const float* Sequence::logits(int n) const {
-  const int row = n - 1 - (length() - kept_logits());
-  if (row < 0 || row >= kept_logits()) return nullptr;
-  return logits_.data() + static_cast<size_t>(row) * static_cast<size_t>(model_->config().n_vocab);
+const float* Sequence::logits(int n) {
+  std::unique_lock<std::mutex> lock(model_->mutex_, std::defer_lock);
+  if (!model_->backend_->is_host()) lock.lock();  // they come over the passes' stream
+  const int row = row_of(n);
+  return row < 0 ? nullptr : logits_.row(row);
+}
+
+const Likeliest* Sequence::likeliest(int n) const {
+  const int row = row_of(n);
+  return row < 0 ? nullptr : logits_.likeliest(row);
 }
 
 }  // namespace lora_edge

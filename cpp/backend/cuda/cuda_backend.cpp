@@ -1,5 +1,7 @@
 // The backend of NVIDIA's GPUs: operations become launches on one stream.
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 
 #include "backend/backend.h"
 #include "backend/cuda/pass_tables.h"
@@ -17,6 +19,8 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kBlockOutputs = kThreads / 8;  // of matvec from blocks; from floats each warp makes one
 constexpr int kMatvecRows = 8;
 constexpr int kTileOutputs = 64, kTileRows = 32;  // of matmul
+constexpr int kSortThreads = 512;
+constexpr int kLikeliest = 128;  // tokens of a row: top-k's usual 40 beside 64 that a penalty can take away
 
 int blocks_for(size_t n, int each) { return int((n + size_t(each) - 1) / size_t(each)); }
 
@@ -30,12 +34,16 @@ class CudaBackend final : public Backend {
         xd_(context_),
         u_(context_),
         states_(context_),
-        tokens_(context_) {}
+        tokens_(context_),
+        keys_(context_),
+        fewer_keys_(context_),
+        likeliest_(context_) {}
 
   int threads() const override { return 1; }
   size_t n_bytes() const override {
     size_t n = weights_.n_bytes() + tables_.n_bytes();
-    for (const DeviceBuffer* b : {&xq_, &xd_, &u_, &states_, &tokens_}) n += b->n_bytes();
+    for (const DeviceBuffer* b : {&xq_, &xd_, &u_, &states_, &tokens_, &keys_, &fewer_keys_, &likeliest_})
+      n += b->n_bytes();
     return n;
   }
 
@@ -216,8 +224,54 @@ class CudaBackend final : public Backend {
   void soft_cap(float* x, float cap, int m, int n) override {
     context_->launch("rows", RowsArgs{x, x, nullptr, cap, m, n, 1}, {blocks_for(size_t(m) * size_t(n), kThreads)});
   }
+  // Stretches of each row, then of what was kept of these, until one has all. What comes back lies together: the rows'
+  // keys, then the numbers of their stretches.
+  std::vector<Likeliest> likeliest(const float* logits, int m, int n) override {
+    const int n_stretches = blocks_for(size_t(n), kStretch), k = std::min(n, kLikeliest);
+    const size_t rows = size_t(m), n_keys = rows * size_t(k) * sizeof(uint64_t);
+    std::vector<char> found(n_keys + rows * size_t(n_stretches) * sizeof(Stretch));
+    char* to = likeliest_.get<char>(found.size());
+    LikeliestArgs args{logits, nullptr, nullptr, reinterpret_cast<Stretch*>(to + n_keys), n, k};
+    DeviceBuffer *now = &keys_, *next = &fewer_keys_;
+    for (int stretches = n_stretches;; stretches = blocks_for(size_t(args.n), kStretch)) {
+      args.out = stretches == 1 ? reinterpret_cast<unsigned long long*>(to)
+                                : now->get<unsigned long long>(rows * size_t(stretches) * size_t(k));
+      context_->launch("likeliest", args, {stretches, m}, kSortThreads);
+      if (stretches == 1) break;
+      args.logits = nullptr;
+      args.keys = args.out;
+      args.n = stretches * k;
+      std::swap(now, next);
+    }
+    context_->copy_out(found.data(), to, found.size());
+    std::vector<Likeliest> out;
+    for (size_t row = 0; row < rows; ++row)
+      out.push_back(likeliest_of(&found[row * size_t(k) * sizeof(uint64_t)], k,
+                                 &found[n_keys + row * size_t(n_stretches) * sizeof(Stretch)], n_stretches));
+    return out;
+  }
 
  private:
+  static Likeliest likeliest_of(const char* keys, int k, const char* numbers, int n_stretches) {
+    Likeliest out;
+    for (int i = 0; i < k; ++i) {
+      uint64_t key;
+      std::memcpy(&key, keys + size_t(i) * sizeof(key), sizeof(key));
+      const auto ordered = uint32_t(key >> 32);
+      out.candidates.push_back({bits_to_f32(ordered >> 31 ? ordered & 0x7fffffffu : ~ordered), int(~uint32_t(key))});
+    }
+    double total = 0;
+    const double most = double(out.candidates[0].logit);
+    for (int i = 0; i < n_stretches; ++i) {
+      Stretch s;
+      std::memcpy(&s, numbers + size_t(i) * sizeof(s), sizeof(s));
+      out.finite &= std::isfinite(s.most) && std::isfinite(s.least);
+      total += double(s.total) * std::exp(double(s.most) - most);
+    }
+    out.log_total = most + std::log(total);
+    return out;
+  }
+
   // Rows [begin, end) that a linear runs with one weight.
   struct Rows {
     int begin, end;
@@ -293,7 +347,7 @@ class CudaBackend final : public Backend {
   std::shared_ptr<Context> context_;
   Weights weights_;
   PassTables tables_;
-  DeviceBuffer xq_, xd_, u_, states_, tokens_;
+  DeviceBuffer xq_, xd_, u_, states_, tokens_, keys_, fewer_keys_, likeliest_;
   const Config* config_ = nullptr;
 };
 

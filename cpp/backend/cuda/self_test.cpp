@@ -1,6 +1,8 @@
 #include "backend/cuda/self_test.h"
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <random>
@@ -58,6 +60,7 @@ class Case {
     linears();
     rows();
     attention();
+    likeliest();
     return std::move(made_);
   }
 
@@ -188,6 +191,30 @@ class Case {
         out("attention", heads, size_t(n) * q_dim);
         kv.advance(n);
       }
+    }
+  }
+
+  // Two rows of some stretches.
+  void likeliest() {
+    const int n = 10000, m = 2;
+    std::vector<float> logits = floats(size_t(m) * size_t(n));
+    const float* x = in(logits);
+    std::vector<Likeliest> found = backend_.likeliest(x, m, n);
+    for (size_t row = 0; row < size_t(m); ++row) {
+      Made made{"likeliest tokens", {}};
+      if (!found.empty()) {
+        for (size_t i = 0; i < 3; ++i) made.values.push_back(float(found[row].candidates[i].id));
+        made.values.push_back(float(found[row].log_total));
+      } else {
+        const float* begin = &logits[row * size_t(n)];
+        std::vector<float> sorted(begin, begin + n);
+        double total = 0;
+        for (const float logit : sorted) total += std::exp(double(logit));
+        std::partial_sort(sorted.begin(), sorted.begin() + 3, sorted.end(), std::greater<>());
+        for (size_t i = 0; i < 3; ++i) made.values.push_back(float(std::find(begin, begin + n, sorted[i]) - begin));
+        made.values.push_back(float(std::log(total)));
+      }
+      made_.push_back(std::move(made));
     }
   }
 

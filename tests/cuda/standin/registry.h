@@ -25,9 +25,13 @@ Kernels& kernels();
 // Calls of the driver's functions by name.
 std::map<std::string, uint64_t>& calls();
 
+// Bytes that came to the host.
+uint64_t& copied_out();
+
 // Appends to the file what was counted since the process began, and returns 0, or -1 where it can't be written:
 //   kernel NAME launches N replays N barriers N warp_barriers N
 //   call NAME N
+//   copied out N
 // This is done at exit with LORA_EDGE_STANDIN_COUNT's file.
 extern "C" __attribute__((visibility("default"))) int lora_edge_standin_write_counts(const char* path);
 

@@ -145,6 +145,22 @@ struct AttentionArgs {
   int ldq, n_head, window, n_spans, most_queries, unused = 0;
 };
 
+constexpr int kStretch = 4096;  // logits, or keys, that a block sorts
+
+// Of the logits of a stretch: the largest, the smallest, Σ exp(logit - most).
+struct Stretch {
+  float most, least, total;
+};
+
+// Rows of n logits, or where these are nullptr of n keys: to the first k keys of each stretch, 0 where it has fewer.
+struct LikeliestArgs {
+  const float* logits;
+  const unsigned long long* keys;
+  unsigned long long* out;  // [m, stretches, k]
+  Stretch* stretches;       // [m, stretches], of logits
+  int n, k;
+};
+
 struct PeakArgs {
   int* out;  // [blocks, threads]
   int rounds, unused = 0;
