@@ -41,6 +41,13 @@ void MappedFile::map(int fd) {
   mapped_ = view != nullptr;
 }
 
+void MappedFile::let_go(const uint8_t* begin, size_t n_bytes) const {
+  if (!mapped_) return;
+  const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE)), at = static_cast<size_t>(begin - data_);
+  const size_t first = (at + page - 1) / page * page, end = (at + n_bytes) / page * page;
+  if (first < end) ::madvise(const_cast<uint8_t*>(data_) + first, end - first, MADV_DONTNEED);
+}
+
 MappedFile::~MappedFile() {
   if (mapped_) ::munmap(const_cast<uint8_t*>(data_), size_);
 }

@@ -26,6 +26,8 @@ class MappedFile {
   const uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
   const std::string& path() const { return path_; }
+  // Gives the whole pages of [begin, begin + n_bytes) back to the system; who reads them again gets them from the file.
+  void let_go(const uint8_t* begin, size_t n_bytes) const;
 
  private:
   void map(int fd);

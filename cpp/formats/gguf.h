@@ -64,6 +64,9 @@ class GgufFile {
   const GgufValue* find_value(const std::string& key) const;     // nullptr when absent
   const GgufTensor* find_tensor(const std::string& name) const;  // nullptr when absent
 
+  // Gives memory back to the system that was read from the file and isn't needed soon: see MappedFile.
+  void let_go(const uint8_t* begin, size_t n_bytes) const { file_.let_go(begin, n_bytes); }
+
   // A weight that the runtime can use; InputError names the tensor and its type otherwise.
   DType dtype(const GgufTensor& tensor) const;
 

@@ -63,8 +63,12 @@ Model::Model(const FileSource& source, const ModelOptions& options)
     fail_input("[model] kv_type 'q8_0' needs device='cpu': GPUs keep keys and values as f16 or f32");
   load_weights();
   check_kv_size();
-  for (int id = 0; id < linear_count(config_); ++id)
-    if (weight(id).data) backend_->keep(weight(id));
+  for (int id = 0; id < linear_count(config_); ++id) {
+    const Weight& w = weight(id);
+    if (!w.data) continue;
+    backend_->keep(w);
+    if (!backend_->is_host()) file_.let_go(w.data, size_t(w.n) * row_bytes(w.type, size_t(w.k)));  // it has its own
+  }
   for (size_t r = 0; r < config_.ropes.size(); ++r) {
     cos_.emplace_back(*backend_);
     sin_.emplace_back(*backend_);

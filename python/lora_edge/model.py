@@ -456,7 +456,9 @@ class Model:
         return sequence.core
 
     def memory(self) -> dict[str, int]:
-        """Bytes: "file" (mapped, shared with the page cache), "kv" (pages in use), "adapters", "buffers"."""
+        """Bytes: "file" (mapped, shared with the page cache), "kv" (pages in use), "adapters", "buffers".
+
+        On a GPU "kv" and "buffers" are in its memory, and its copy of the weights is among the buffers."""
         return {
             "file": self.core.file.size,
             "kv": self.core.kv_bytes,

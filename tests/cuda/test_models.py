@@ -157,3 +157,30 @@ def test_orders_of_threads(case: Case, gpu: Model, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv("LORA_EDGE_STANDIN_ORDER", order)
         made.append(gpu.logits(ids, adapter=SPECS[2]))
     assert same(made[0], made[1]) and same(made[0], made[2])
+
+
+def test_the_file_does_not_stay_in_memory(tmp_path: Path) -> None:
+    """A device has its own copy of the weights."""
+    path = tmp_path / "base.gguf"
+    tiny_model(
+        path, fresh_rng(), type="q8_0", whole_blocks=True, d=512, n_ff=2048, n_layer=4, n_head=8, n_kv=8, head_dim=64
+    )
+
+    def resident(model: Model) -> float:
+        """Of the file's pages those in the process's memory."""
+        model.generate_batch([[1, 2, 3]], max_tokens=2)
+        size = rss = 0
+        at_file = False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            key, *values = line.split()
+            if "-" in key:
+                at_file = line.endswith(str(path))
+            elif at_file and key in ("Size:", "Rss:"):
+                size += int(values[0]) if key == "Size:" else 0
+                rss += int(values[0]) if key == "Rss:" else 0
+        return rss / size
+
+    with Model(path, device="cpu") as cpu:
+        assert resident(cpu) > 0.9
+    with Model(path, device="cuda") as gpu:
+        assert resident(gpu) < 0.2
