@@ -9,6 +9,25 @@ DEVICE float load_float(const void* p, int kind, long long i) {
   return kind == kF16 ? half_to_float(h) : bits_to_float(static_cast<unsigned>(h) << 16);
 }
 
+template <int k>
+struct KindIs {
+  static constexpr int kind = k;
+};
+
+// f(KindIs<kind>) for a weight in blocks.
+template <class F>
+DEVICE auto with_kind(int kind, const F& f) {
+  switch (kind) {
+    case kQ8: return f(KindIs<kQ8>());
+    case kQ4: return f(KindIs<kQ4>());
+    case kQ8Min: return f(KindIs<kQ8Min>());
+    case kQ4Min: return f(KindIs<kQ4Min>());
+    case kQ8Sub: return f(KindIs<kQ8Sub>());
+    case kQ4Sub: return f(KindIs<kQ4Sub>());
+    default: return f(KindIs<kQ8Halves>());
+  }
+}
+
 struct alignas(16) Words {
   int w[4];
 };
@@ -80,15 +99,7 @@ DEVICE float element(const Matrix& w, long long block, int e) {
 DEVICE float load_weight(const Matrix& w, int row, int i) {
   if (w.kind < kQ8) return load_float(w.q, w.kind, static_cast<long long>(row) * w.k + i);
   const long long block = (static_cast<long long>(row) * w.k + i) / 32;
-  switch (w.kind) {
-    case kQ8: return element<kQ8>(w, block, i % 32);
-    case kQ4: return element<kQ4>(w, block, i % 32);
-    case kQ8Min: return element<kQ8Min>(w, block, i % 32);
-    case kQ4Min: return element<kQ4Min>(w, block, i % 32);
-    case kQ8Sub: return element<kQ8Sub>(w, block, i % 32);
-    case kQ4Sub: return element<kQ4Sub>(w, block, i % 32);
-    default: return element<kQ8Halves>(w, block, i % 32);
-  }
+  return with_kind(w.kind, [&](auto k) { return element<k.kind>(w, block, i % 32); });
 }
 
 }  // namespace lora_edge::cuda

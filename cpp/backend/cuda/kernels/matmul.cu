@@ -6,7 +6,7 @@
 #include "functions.h"
 #include "load.h"
 //
-#include "epilogue.h"
+#include "linear.h"
 
 namespace lora_edge::cuda {
 namespace {
@@ -167,26 +167,14 @@ DEVICE void fill_weights(const Matrix& m, int j0, int b0, int n_blocks, Tile& ti
   fill_weights<kQ4>(m, j0, b0, n_blocks, tile);
 }
 DEVICE void fill_weights(const Matrix& m, int j0, int b0, int n_blocks, HalvesTile& tile) {
-  switch (m.kind) {
-    case kQ8: return fill_weights<kQ8>(m, j0, b0, n_blocks, tile);
-    case kQ4: return fill_weights<kQ4>(m, j0, b0, n_blocks, tile);
-    case kQ8Min: return fill_weights<kQ8Min>(m, j0, b0, n_blocks, tile);
-    case kQ4Min: return fill_weights<kQ4Min>(m, j0, b0, n_blocks, tile);
-    case kQ8Sub: return fill_weights<kQ8Sub>(m, j0, b0, n_blocks, tile);
-    case kQ4Sub: return fill_weights<kQ4Sub>(m, j0, b0, n_blocks, tile);
-    default: return fill_weights<kQ8Halves>(m, j0, b0, n_blocks, tile);
-  }
+  with_kind(m.kind, [&](auto k) { fill_weights<k.kind>(m, j0, b0, n_blocks, tile); });
 }
 
 // block_x: 64 outputs of one linear; block_y: 32 rows.
 template <class Unit, class AnyTile>
 DEVICE void matmul(const LinearArgs& a, AnyTile& tile) {
-  int x = block_x(), l = 0;
-  for (; l + 1 < a.n_linears; ++l) {
-    const int blocks = (a.linears[l].w.n + kOutputs - 1) / kOutputs;
-    if (x < blocks) break;
-    x -= blocks;
-  }
+  int x = block_x();
+  const int l = linear_of(a, x, [](int) { return kOutputs; });
   const LinearOne& one = a.linears[l];
   const int j0 = x * kOutputs, row0 = block_y() * kRows, n_blocks = a.k / 32;
   Sums acc = {};

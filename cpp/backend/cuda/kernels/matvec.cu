@@ -11,7 +11,7 @@
 #include "functions.h"
 #include "load.h"
 //
-#include "epilogue.h"
+#include "linear.h"
 
 namespace lora_edge::cuda {
 
@@ -89,13 +89,8 @@ DEVICE void floats_of(const LinearArgs& a, int l, int j, int row0) {
 // linear's outputs start at a block of their own.
 template <int rows>
 DEVICE void matvec(const LinearArgs& a) {
-  int x = block_x(), l = 0;
-  for (; l + 1 < a.n_linears; ++l) {
-    const int outputs = a.linears[l].w.kind < kQ8 ? kThreads / 32 : kThreads / kGroup;
-    const int blocks = (a.linears[l].w.n + outputs - 1) / outputs;
-    if (x < blocks) break;
-    x -= blocks;
-  }
+  int x = block_x();
+  const int l = linear_of(a, x, [](int kind) { return kind < kQ8 ? kThreads / 32 : kThreads / kGroup; });
   const int kind = a.linears[l].w.kind, n = a.linears[l].w.n, row0 = block_y() * rows;
   if (kind < kQ8) {
     const int j = x * (kThreads / 32) + thread_id() / 32;
@@ -103,15 +98,7 @@ DEVICE void matvec(const LinearArgs& a) {
     return;
   }
   const int j = x * (kThreads / kGroup) + thread_id() / kGroup;
-  switch (kind) {
-    case kQ8: return blocks_of<kQ8, rows>(a, l, j, j < n, row0);
-    case kQ4: return blocks_of<kQ4, rows>(a, l, j, j < n, row0);
-    case kQ8Min: return blocks_of<kQ8Min, rows>(a, l, j, j < n, row0);
-    case kQ4Min: return blocks_of<kQ4Min, rows>(a, l, j, j < n, row0);
-    case kQ8Sub: return blocks_of<kQ8Sub, rows>(a, l, j, j < n, row0);
-    case kQ4Sub: return blocks_of<kQ4Sub, rows>(a, l, j, j < n, row0);
-    default: return blocks_of<kQ8Halves, rows>(a, l, j, j < n, row0);
-  }
+  with_kind(kind, [&](auto k) { blocks_of<k.kind, rows>(a, l, j, j < n, row0); });
 }
 
 KERNEL(matvec_1, LinearArgs, 128) { matvec<1>(a); }

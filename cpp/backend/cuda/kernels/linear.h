@@ -1,8 +1,21 @@
-// What follows W·x: y = c ∘ (W·x + b + Σ B·u), or the residual stream's sum.
+// What linears have in common whose products are made in different ways: who makes which, and what follows W·x.
 #pragma once
 
 namespace lora_edge::cuda {
 
+// The linear of block x of all, which becomes the block of that linear. outputs(kind): of a block.
+template <class F>
+DEVICE int linear_of(const LinearArgs& a, int& x, const F& outputs) {
+  int l = 0;
+  for (; l + 1 < a.n_linears; ++l) {
+    const int each = outputs(a.linears[l].w.kind), blocks = (a.linears[l].w.n + each - 1) / each;
+    if (x < blocks) break;
+    x -= blocks;
+  }
+  return l;
+}
+
+// y = c ∘ (W·x + b + Σ B·u), or the residual stream's sum.
 DEVICE void finish(const LinearArgs& a, const LinearOne& l, int row, int j, float y) {
   const float bias = l.w.bias ? load_cached(l.w.bias + j) : 0.0f;
   y += bias;
