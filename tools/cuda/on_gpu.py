@@ -4,7 +4,8 @@
     python tools/cuda/on_gpu.py [--device cuda:0] [--log bench/LOG.md] [SHAPE | FILE.gguf ...]
 
 SHAPE is one of tools/make_model.py's, whose file of random weights is made once under build/bench. Arms take turns in
-every round; ratios are medians of rounds. What a token reads is set against copies within the GPU's memory.
+every round; ratios are medians of rounds. What a token reads is set against copies within the GPU's memory. Where torch
+with PEFT, or llama.cpp with CUDA, is installed beside lora_edge, it takes turns, too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from lora_edge.model import Model
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "bench"))
 from paired import ratio  # noqa: E402
+from peers import Peer, peers  # noqa: E402
 
 SHAPES = ["smollm2-135m", "tinyllama-1.1b", "llama2-7b"]
 ROUNDS, PROMPT, TOKENS, TEXTS, SWITCHES, RANK = 9, 512, 64, 8, 300, 16
@@ -129,6 +131,23 @@ def measured(path: Path, device: str, copies: float, peak: float, rounds: int) -
         share_kept = shown(batch["off"], batch["on"])
         yield f"| {title} | {TEXTS} adapters: speed / without | {share_kept}; by bytes {allowed:.3f} |"
         yield f"| {title} | a switch | {1e6 * switches(model, names[:2], SWITCHES):+.0f} µs |"
+        for peer in peers(model, path.parent / f"{names[0]}.gguf", RANK, device):
+            yield from beside(model, names[0], peer, title, prompt, tokens, rounds)
+
+
+def beside(
+    model: Model, adapter: str, peer: Peer | str, title: str, prompt: int, tokens: int, rounds: int
+) -> Iterator[str]:
+    """How much longer a peer takes for the same work, with an adapter each."""
+    if isinstance(peer, str):
+        yield f"| {title} | beside others | {peer} |"
+        return
+    for what, mine, theirs in (
+        (f"pp{prompt}", prefill(model, adapter, prompt), lambda: peer.prompt(prompt)),
+        (f"tg{tokens}", decode(model, adapter, tokens), lambda: peer.tokens(tokens)),
+    ):
+        found = seconds({"ours": mine, "theirs": theirs}, rounds)
+        yield f"| {title} | {what}, r {RANK}: {peer.name} / ours | {shown(found['theirs'], found['ours'])} |"
 
 
 def main() -> None:
