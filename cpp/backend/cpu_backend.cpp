@@ -160,7 +160,7 @@ class CpuBackend final : public Backend {
         table_.matmul[int(used.type)]({used.data, row_bytes(used.type, size_t(k)), k, s.end - s.begin, x + row * k,
                                        size_t(k), blocks ? xq + row * k : nullptr, blocks ? xd + block : nullptr,
                                        blocks ? xs + 2 * block : nullptr, chunk.y + row * n, n, chunk.n0, chunk.n1,
-                                       scratch(thread)});
+                                       scratch(thread), next_of(linears, size_t(c - n_tasks))});
         if (used.bias)
           for (int i = s.begin; i < s.end; ++i) table_.add(chunk.y + i * n + chunk.n0, used.bias + chunk.n0, width);
       }
@@ -261,6 +261,15 @@ class CpuBackend final : public Backend {
     const size_t round = threads * kChunkBytes * kChunkRows / size_t(std::max(m, kChunkRows));
     const size_t chunks = threads * ((bytes + round - 1) / round), whole = m < kManyRows ? kChunkOutputs : kManyOutputs;
     return int(((n + chunks - 1) / chunks + whole - 1) / whole * whole);
+  }
+
+  // Where the weights begin that a thread is likely to read after a chunk's: with the others as fast it claims the
+  // chunk that is so many threads on.
+  const uint8_t* next_of(const std::vector<Linear>& linears, size_t chunk) const {
+    const size_t next = chunk + size_t(pool_.size());
+    if (next >= chunks_.size()) return nullptr;
+    const Weight& w = *linears[size_t(chunks_[next].linear)].weight;
+    return w.data + size_t(chunks_[next].n0) * row_bytes(w.type, size_t(w.k));
   }
 
   template <class Fn>

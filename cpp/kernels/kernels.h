@@ -39,7 +39,8 @@ struct MatmulArgs {
   float* y;
   size_t ldy;
   int n0, n1;
-  void* scratch;  // kScratchBytes of this thread's, 64-byte aligned
+  void* scratch;               // kScratchBytes of this thread's, 64-byte aligned
+  const void* next = nullptr;  // what this thread is likely to read after row n1 - 1; it needn't be there
 };
 
 // y[i·ldy + j] += Σ_t u[i·ldu + t] · Bt[t·n + j] for i in [0, m), j in [n0, n1).

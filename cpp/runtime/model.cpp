@@ -28,7 +28,7 @@ int checked_threads(int threads) {
   return threads;
 }
 
-// Bytes of an adapter that a pass takes into memory of its own, in a millisecond or so.
+// Bytes of each text's adapters that a pass takes into memory of their own, in a millisecond or less.
 constexpr size_t kSettleBytes = 1 << 20;
 constexpr size_t kKvAllowance = 16 << 20;  // bytes of a page that any file may ask for
 
@@ -137,10 +137,11 @@ void Model::check_texts(const std::vector<Feed>& texts) const {
 
 void Model::settle(const std::vector<Feed>& feeds) {
   if (!backend_->is_host()) return;
-  size_t settled = 0;
-  for (const Feed& feed : feeds)
+  for (const Feed& feed : feeds) {
+    size_t settled = 0;
     for (const ActiveAdapter& active : feed.sequence->adapters_)
       if (settled < kSettleBytes) settled += active.adapter->settle(kSettleBytes - settled);
+  }
 }
 
 void Model::encode(const std::vector<Feed>& texts, float* out, const std::function<bool()>& poll) {

@@ -31,19 +31,31 @@ void row_pointers(const MatmulArgs& a, int first, int count, const uint8_t** row
     row[r] = static_cast<const uint8_t*>(a.w) + static_cast<size_t>(first + (r < count ? r : count - 1)) * a.w_stride;
 }
 
-// Rows are too short for the hardware to see as many streams in them, so block b's share of the next kRows rows is
-// prefetched, in the order of memory, and into L2, which has more misses under way at a time, that of kFar times as
-// far. Past the end of the weights this does nothing.
+// Rows are too short for the hardware to see as many streams in them, so with each block of kRows rows its share of the
+// kRows rows after them is prefetched, in the order of memory, and into L2, which has more misses under way at a time,
+// that of kFar times as far. What lies after row n1 - 1 is another thread's: a.next goes on.
 template <class F, int kRows>
-void prefetch_next(const uint8_t* first_row, size_t w_stride, int b) {
-  constexpr size_t kShare = kRows * F::kBytes / F::kBlocks;
-  constexpr size_t kFar = 4;
-  const uint8_t *share = first_row + static_cast<size_t>(b) * kShare, *next = share + kRows * w_stride;
-  for (size_t line = 0; line < kShare; line += 64) {
-    _mm_prefetch(next + line, _MM_HINT_T0);
-    _mm_prefetch(share + kFar * kRows * w_stride + line, _MM_HINT_T1);
+class Upcoming {
+ public:
+  Upcoming(const MatmulArgs& a, int j) : near_(at(a, j, 1)), far_(at(a, j, kFar)) {}
+  void prefetch(int b) const {
+    constexpr size_t kShare = kRows * F::kBytes / F::kBlocks;
+    for (size_t line = static_cast<size_t>(b) * kShare, end = line + kShare; line < end; line += 64) {
+      _mm_prefetch(near_ + line, _MM_HINT_T0);
+      _mm_prefetch(far_ + line, _MM_HINT_T1);
+    }
   }
-}
+
+ private:
+  static constexpr int kFar = 4;
+  static const uint8_t* at(const MatmulArgs& a, int j, int groups) {
+    const int row = j + groups * kRows;
+    if (row < a.n1) return static_cast<const uint8_t*>(a.w) + static_cast<size_t>(row) * a.w_stride;
+    if (a.next) return static_cast<const uint8_t*>(a.next) + static_cast<size_t>(row - a.n1) * a.w_stride;
+    return static_cast<const uint8_t*>(a.w) + static_cast<size_t>(j) * a.w_stride;  // here already
+  }
+  const uint8_t *near_, *far_;
+};
 
 // Sums of x's half blocks, as a pair in every lane, and what they make.
 inline __m256i load_sums(const int16_t* xs) { return _mm256_set1_epi32(load_i32(xs)); }
@@ -126,7 +138,7 @@ inline __m256i sum_scaled_halves(const __m256i* v, __m256i x, const typename F::
 
 // 8 rows times kTokens tokens, from token i on.
 template <class P, class F, int kTokens>
-void few_tile(const MatmulArgs& a, int i, const uint8_t* const* row, __m256* acc) {
+void few_tile(const MatmulArgs& a, int i, const uint8_t* const* row, const Upcoming<F, kLanes>& upcoming, __m256* acc) {
   constexpr bool kInWords = P::kWords && !F::kSigned && !F::kHalves;
   const int blocks = a.k / kBlock;
   for (int t = 0; t < kTokens; ++t) acc[t] = _mm256_setzero_ps();
@@ -136,7 +148,7 @@ void few_tile(const MatmulArgs& a, int i, const uint8_t* const* row, __m256* acc
 #pragma GCC unroll 8  // shifts and masks become constants
     for (int b = 0; b < F::kBlocks; ++b) {
       if constexpr (F::kHalves) asm volatile("" ::: "memory");  // else GCC keeps bytes that blocks share, and spills
-      prefetch_next<F, kLanes>(row[0], a.w_stride, first + b);
+      upcoming.prefetch(first + b);
       __m256i w[kLanes];
       if constexpr (kTokens > 1)
         for (int r = 0; r < kLanes; ++r) w[r] = F::weights(row[r] + at, b);
@@ -179,13 +191,14 @@ void matmul_few(const MatmulArgs& a) {
     const int count = a.n1 - j < kLanes ? a.n1 - j : kLanes;
     const uint8_t* row[kLanes];
     row_pointers<kLanes>(a, j, count, row);
+    const Upcoming<F, kLanes> upcoming(a, j);
     __m256 acc[kFewTokens];
     if (a.m == 1)
-      few_tile<P, F, 1>(a, 0, row, acc);
+      few_tile<P, F, 1>(a, 0, row, upcoming, acc);
     else if (a.m == 2)
-      few_tile<P, F, 2>(a, 0, row, acc);
+      few_tile<P, F, 2>(a, 0, row, upcoming, acc);
     else
-      few_tile<P, F, 3>(a, 0, row, acc);
+      few_tile<P, F, 3>(a, 0, row, upcoming, acc);
     for (int t = 0; t < a.m; ++t) store_lanes(a.y + static_cast<size_t>(t) * a.ldy + j, acc[t], count);
   }
 }
