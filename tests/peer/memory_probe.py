@@ -1,4 +1,4 @@
-"""A process of its own, whose peak of resident memory is measured: python memory_probe.py train|infer MODEL JSON."""
+"""A process whose peak of resident memory is measured: python memory_probe.py train|label|infer MODEL JSON."""
 
 from __future__ import annotations
 
@@ -23,6 +23,18 @@ def train(model: str, words: dict[str, Any]) -> None:
         assert made.result.steps == 2 and made.result.tokens > 1.9 * words["batch_size"] * words["max_length"]
 
 
+def label(model: str, words: dict[str, Any]) -> None:
+    """The same of labelled texts, for encoders."""
+    from lora_edge.train import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        text = "cat dog " * words["max_length"]
+        lines = [json.dumps({"text": f"{i} {text}", "label": str(i % 2)}) for i in range(2 * words["batch_size"])]
+        (Path(folder) / "train.jsonl").write_text("\n".join(lines) + "\n")
+        made = train(model, folder, Path(folder) / "out", threads=1, steps=2, force=True, say=lambda _: None, **words)
+        assert made.result.steps == 2 and made.result.tokens > 0.9 * words["batch_size"] * words["max_length"]
+
+
 def infer(model: str, words: dict[str, Any]) -> None:
     """A text that fills the context, half of it read and the rest written in pieces."""
     import lora_edge
@@ -35,5 +47,5 @@ def infer(model: str, words: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    {"train": train, "infer": infer}[sys.argv[1]](sys.argv[2], json.loads(sys.argv[3]))
+    {"train": train, "label": label, "infer": infer}[sys.argv[1]](sys.argv[2], json.loads(sys.argv[3]))
     print(peak())

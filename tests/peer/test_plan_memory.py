@@ -12,6 +12,9 @@ from typing import Any
 
 import lora_edge
 import pytest
+from lora_edge.convert import convert_model
+from peer_models import fresh_rng
+from test_encoders_hf import save_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
@@ -61,6 +64,24 @@ BATCH = {"batch_size": 4, "max_length": 256}
 )
 def test_training(name: str, words: dict[str, Any], bases: dict[str, Path]) -> None:
     planned, found = lora_edge.plan(bases[name], threads=1, **words), measured("train", bases[name], words)
+    print(f"planned {planned.peak / 1e6:.0f} MB, measured {found / 1e6:.0f} MB")
+    assert planned.peak == pytest.approx(found, rel=TOLERANCE), planned.parts
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"rank": 8, "batch_size": 8, "max_length": 192},
+        {"method": "full", "batch_size": 8, "max_length": 192},
+        {"rank": 8, "batch_size": 8, "max_length": 192, "checkpointing": True},
+    ],
+    ids=lambda words: ",".join(f"{k}={v}" for k, v in words.items()),
+)
+def test_training_of_an_encoder(words: dict[str, Any], tmp_path: Path) -> None:
+    sizes = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024, "num_hidden_layers": 8}
+    save_model(tmp_path / "base", "Bert", "Model", fresh_rng(), **sizes)
+    base = convert_model(tmp_path / "base", tmp_path / "base.gguf", type="q8_0")
+    planned, found = lora_edge.plan(base, threads=1, **words), measured("label", base, words)
     print(f"planned {planned.peak / 1e6:.0f} MB, measured {found / 1e6:.0f} MB")
     assert planned.peak == pytest.approx(found, rel=TOLERANCE), planned.parts
 

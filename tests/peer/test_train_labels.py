@@ -182,6 +182,4 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main([*argv, *flags]) == 1
         err = capsys.readouterr().err
         assert expected in err.splitlines()[-1] and "Traceback" not in err, err
-    assert main(["plan", "-m", str(base), "--method", "lora"]) == 1
-    assert "is no decoder (bert): its memory is not known" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

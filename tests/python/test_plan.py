@@ -190,9 +190,9 @@ def test_a_context_that_was_asked_for_must_fit(base: Path, monkeypatch: pytest.M
         check_context(model)
 
 
-def test_what_is_no_decoder_is_refused(base: Path, tmp_path: Path) -> None:
+def test_what_is_no_model_is_refused(base: Path, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "a.gguf", "llama", {})
-    with pytest.raises(ValueError, match="no decoder"):
+    with pytest.raises(ValueError, match="no model"):
         lora_edge.plan(adapter)
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match="0 GGUF files"):

@@ -10,10 +10,11 @@ from functools import cached_property
 from typing import Any
 
 from ..architectures import TABLE
+from ..encoder_names import ENCODER, family_of
 from ..gguf_file import open_gguf
 
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
-_ARCHITECTURES = frozenset(row.gguf for row in TABLE)
+_ARCHITECTURES = frozenset({ENCODER, *(row.gguf for row in TABLE)})
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Header:
     n_vocab: int
     capped: bool  # attention's scores are capped, and so become matrices of their own
     n_texts: int  # of the vocabulary: tokens and merges
+    family: str  # of an encoder; "": it is a decoder
+
+    @property
+    def causal(self) -> bool:
+        return self.arch != ENCODER
 
     @property
     def q_dim(self) -> int:
@@ -82,12 +88,12 @@ class Header:
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """ValueError: the file is damaged, or no decoder; OSError: it can't be opened."""
+    """ValueError: the file is damaged, or no model; OSError: it can't be opened."""
     file, name = open_gguf(path), os.fspath(path)
     meta, tensors = file.metadata, file.core.tensors()
     arch = str(meta.get("general.architecture", ""))
     if arch not in _ARCHITECTURES or meta.get("general.type") == "adapter":
-        raise ValueError(f"[plan] '{name}' is no decoder ({arch or 'no architecture'}): its memory is not known")
+        raise ValueError(f"[plan] '{name}' is no model ({arch or 'no architecture'}): its memory is not known")
     for needed in (EMBEDDING, "blk.0.ffn_up.weight", "blk.0.ffn_down.weight"):
         if needed not in tensors or len(tensors[needed][0]) != 2:
             raise ValueError(f"[plan] '{name}' has no matrix {needed!r}")
@@ -115,6 +121,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         n_vocab=int(tensors[EMBEDDING][0][0]),
         capped=arch == "gemma2" or f"{arch}.attn_logit_softcapping" in meta,
         n_texts=_count(meta, "tokens") + _count(meta, "merges"),
+        family=family_of(meta) if arch == ENCODER else "",
     )
 
 

@@ -55,7 +55,7 @@ def inference_parts(
         "adapters": sum(_adapter_bytes(Path(path)) for path in adapters),
         "kv_cache": kv_bytes(header.n_layer, header.kv_dim, n_ctx, kind),
         "activations": min(rows, n_ctx) * streams * 5 + SCRATCH * threads,  # f32, and 8 bits of what is multiplied
-        "logits": 3 * 4 * header.n_vocab,  # in the core, in the sequence, and for the sampler
+        "logits": 3 * 4 * header.n_vocab * header.causal,  # in the core, in the sequence, and for the sampler
     }
 
 

@@ -91,7 +91,7 @@ def plan(
     With `settings`, or with words that are fields of them (method="lora", rank=16 ...), that is training on rows of
     `length` tokens (by default max_length). Otherwise it is inference, of a text that fills n_ctx tokens (by default
     as trained) with `adapters` (paths). memory_limit: bytes, or "2GB". ValueError: a word or a value is wrong, or the
-    file is no decoder; FileNotFoundError: it isn't there.
+    file is no model; FileNotFoundError: it isn't there.
     """
     header = read_header(_gguf(model))
     threads = default_threads() if threads is None else threads

@@ -49,7 +49,7 @@ def learned(header: Header, settings: Settings) -> Learned:
     rank = settings.rank
     if settings.method == "adalora":
         rank = int(settings.option("init_r", max(rank + 1, rank * 3 // 2)))
-    chosen = targets_of(header.linears, header.arch, settings.targets)
+    chosen = targets_of(header.linears, header.arch, settings.targets, header.family)
     sizes = {name: rank * sum(header.linears[name]) for name in chosen}
     if settings.method == "dora":
         sizes = {name: size + header.linears[name][0] for name, size in sizes.items()}
@@ -103,7 +103,8 @@ def training_parts(
     else:
         activations = sum(kept)
     piece = max(8, LOGITS_BYTES // (F32 * header.n_vocab))
-    logits = F32 * header.n_vocab * min(piece, tokens) + 4 * edges
+    head = not header.causal or settings.option("classify", "") == "head"  # few labels, and one token of each text
+    logits = 0 if head else F32 * header.n_vocab * min(piece, tokens) + 4 * edges
     # The embedding's gradient is made as a whole each time before it is added.
     table = 0 if what.ranks else F32 * header.n_vocab * header.n_embd
     at_once = max(logits + table, passing, table)
@@ -126,7 +127,7 @@ def training_parts(
 
 
 def _score_bytes(header: Header, settings: Settings, rows: int, length: int) -> int:
-    """Matrices [length, length] of a layer: scores that are capped, and the mask of packed rows."""
+    """Matrices [length, length] of a layer: scores that are capped, and the mask of packed or padded rows."""
     capped = 2 * F32 * header.n_head if header.capped else 0
-    packed = F32 + 1 if settings.pack else 0
+    packed = F32 + 1 if settings.pack or not header.causal else 0
     return rows * length * length * (capped + packed)

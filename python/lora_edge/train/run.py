@@ -89,7 +89,7 @@ def train(
     found = data if isinstance(data, Data) else _data(data, base, settings)
     for line in found.lines():
         say(line)
-    if not force and base.config.causal:
+    if not force:
         check_memory(base, settings, found.train, memory_limit)
     network = Network(base, checkpointing=settings.checkpointing)
     if found.labels is not None and found.labels.head:
