@@ -15,6 +15,7 @@ import transformers
 from lora_edge import load
 from lora_edge.adapter_file import BaseInfo, read_adapter
 from lora_edge.convert import convert_model, export_model
+from lora_edge.encoder_names import encoder_stem
 from lora_edge.encoder_tokenizer import Encoded
 from lora_edge.gguf_file import open_gguf
 from lora_edge.model import Model
@@ -22,6 +23,7 @@ from lora_edge.train.data import Batch, Batches, Data, Example, Labels
 from lora_edge.train.head import add_head
 from lora_edge.train.method import Method, hidden_of
 from lora_edge.train.methods import method_class
+from lora_edge.train.methods.adalora import AdaLora
 from lora_edge.train.methods.lora import Lora
 from lora_edge.train.network import Network
 from lora_edge.train.output import write_result
@@ -29,14 +31,14 @@ from lora_edge.train.settings import Settings
 from lora_edge.train.trainer import Trainer
 from peer_models import fresh_rng
 from test_encoders_hf import FAMILIES, save_model
-from test_train_hf import STEPS, calm_model, optimizer_of
+from test_train_hf import ADALORA, STEPS, calm_model, optimizer_of
 
 BOUND = 1e-3  # of losses, relative
 CLOSE = 1e-4  # of logits
 CONFIGS: dict[str, dict[str, Any]] = {
     "lora": {}, "rslora": {"use_rslora": True}, "lora+": {}, "dora": {"use_dora": True},
 }  # fmt: skip
-RATES = {"full": 2e-3, "lora": 5e-3, "rslora": 2.5e-3, "lora+": 2.5e-3, "dora": 5e-3}
+RATES = {"full": 2e-3, "lora": 5e-3, "rslora": 2.5e-3, "lora+": 2.5e-3, "dora": 5e-3, "adalora": 5e-3}
 
 
 def texts(rng: np.random.Generator, n_vocab: int, n: int, n_labels: int, pairs: bool) -> list[Example]:
@@ -92,7 +94,7 @@ class Run:
 
     def _note(self, line: dict[str, Any]) -> None:
         if "loss" in line:
-            self.losses.append(line["loss"])
+            self.losses.append(line["loss"] + getattr(self.method, "penalty", 0.0))
 
     def theirs(self) -> Any:
         """transformers' model of the base, with our head where it has none."""
@@ -156,6 +158,8 @@ def their_losses(model: Any, run: Run) -> list[float]:
         torch.nn.utils.clip_grad_norm_(trained, s.grad_clip)
         optimizer.step()
         schedule.step()
+        if s.method == "adalora":
+            model.base_model.update_and_allocate(step)
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
     return losses
@@ -232,19 +236,24 @@ def check_adapter(run: Run, tmp_path: Path, **fields: Any) -> None:
     assert isinstance(run.method, Lora)
     run.method.begin_with(read_adapter(tmp_path / "first", info.arch, info))
     assert_follows(run, theirs)
-    wanted = run.logits()
-    out = tmp_path / "out"
+    for path in assert_runs(run, tmp_path):
+        again = Network(run.model)
+        add_head(again, run.labels, 77)
+        method = method_class(run.settings.method)(again, run.settings)
+        method.begin_with(read_adapter(path, info.arch, info))
+        assert float((run.logits(again) - run.logits()).abs().max()) <= CLOSE
+
+
+def assert_runs(run: Run, tmp_path: Path) -> tuple[Path, Path]:
+    """What is written gives the same logits in PEFT and in the runtime: a folder, and a file in it."""
+    wanted, out = run.logits(), tmp_path / "out"
     write_result(run.method, out, str(tmp_path / "base"), "f32")
     loaded = peft.AutoPeftModelForSequenceClassification.from_pretrained(str(out), num_labels=len(run.labels)).eval()
     assert float((run.logits_of(loaded) - wanted).abs().max()) <= CLOSE
     for path in (out, out / "adapter.gguf"):
         run.model.load_adapter(path, name=path.name)
         assert float((run.runtime(run.model, path.name) - wanted).abs().max()) <= CLOSE
-        again = Network(run.model)
-        add_head(again, run.labels, 77)
-        method = method_class(run.settings.method)(again, run.settings)
-        method.begin_with(read_adapter(path, info.arch, info))
-        assert float((run.logits(again) - wanted).abs().max()) <= CLOSE
+    return out, out / "adapter.gguf"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -253,6 +262,23 @@ def test_adapter(tmp_path: Path, method: str, family: str) -> None:
     rng = fresh_rng()
     kind = str(rng.choice(["Model", "ForSequenceClassification"]))
     check_adapter(Run(tmp_path, family, rng, settings_of(method), kind, "f32"), tmp_path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adalora(tmp_path: Path, family: str) -> None:
+    run = Run(tmp_path, family, fresh_rng(), settings_of("adalora", options=ADALORA), "Model", "f32")
+    config = peft.AdaLoraConfig(target_r=4, total_step=STEPS, lora_alpha=8, target_modules="all-linear",
+                                task_type="SEQ_CLS", **ADALORA)  # fmt: skip
+    theirs = peft.get_peft_model(run.theirs(), config).eval()
+    assert isinstance(run.method, AdaLora)
+    with torch.no_grad():
+        for name, module in theirs.base_model.model.named_modules():
+            if isinstance(module, peft.tuners.adalora.layer.SVDLinear):
+                factors = run.method.factors[f"{encoder_stem(name, family.lower())}.weight"]
+                factors.a.copy_(module.lora_A["default"])
+                factors.b.copy_(module.lora_B["default"])
+    assert_follows(run, theirs)
+    assert_runs(run, tmp_path)
 
 
 @pytest.mark.parametrize("cls", DECODERS)

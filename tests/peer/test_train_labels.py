@@ -170,8 +170,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts.mkdir()
     write_jsonl(texts / "train.jsonl", iter([{"text": "a cat"}]))
     says = {
-        ("--method", "adalora"): "adalora trains no head for labels here; full, lora, rslora, lora+, dora do",
-        ("--method", "distil", "--option", "teacher=x.gguf"): "distil trains no head",
+        ("--method", "distil", "--option", "teacher=x.gguf"): "distil trains no head for labels here; full, lora",
         ("--option", "classify=labels"): "an encoder completes no text",
         ("--targets", "q_proj"): "target 'q_proj' is no module of this model; ",
         ("--pack",): "packing is for texts",

@@ -48,7 +48,6 @@ class AdaLora(Lora):
     orth_reg_weight: PEFT's. `rank` is what is left on average."""
 
     options = ("init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight")
-    heads = False
 
     def __init__(self, network: Network, settings: Settings) -> None:
         self.init_r = int(settings.option("init_r", max(settings.rank + 1, settings.rank * 3 // 2)))
@@ -108,7 +107,7 @@ class AdaLora(Lora):
     def before_update(self, step: int) -> None:
         """Adds the gradient of PEFT's penalty on factors that aren't orthogonal, once a step."""
         penalty = torch.zeros(())
-        names = [(n, x) for n, x in self.parameters().items() if not n.endswith("lora_E")]
+        names = [(n, x) for n, x in self.parameters().items() if n.endswith(("lora_A", "lora_B"))]
         for name, x in names:
             gram = x @ x.T if name.endswith("lora_A") else x.T @ x
             penalty = penalty + torch.linalg.norm(gram - torch.eye(len(gram)))
