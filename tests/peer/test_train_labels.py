@@ -98,7 +98,7 @@ def test_a_decoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = next(line for line in metrics(tmp_path / "whole" / "run") if line.get("split") == "valid")
     assert np.mean(right) == line["accuracy"]
     assert main([*argv, "-o", str(tmp_path / "no"), "--method", "full"]) == 1
-    assert "full trains no head for labels here; lora, rslora, lora+, dora do" in capsys.readouterr().err
+    assert "full trains no head for labels here; lora, rslora, lora+, dora, adalora do" in capsys.readouterr().err
     assert main(["classify", "-m", str(base), "x"]) == 1
     assert "is no encoder" in capsys.readouterr().err
 
