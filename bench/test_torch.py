@@ -1,5 +1,5 @@
-"""Prefill beside torch's int8: the same linears, dynamically quantised. It runs them alone, without norms, attention
-and the residual stream, which favours it."""
+"""Prefill beside torch's int8: transformers' model of the same shape with its linears dynamically quantised; and these
+linears alone, without norms, attention and the residual stream."""
 
 from __future__ import annotations
 
@@ -23,32 +23,50 @@ def test_beside_torch(
     benchmark: Any, files: Files, engines: dict[str, Engine], threads: int, rounds: int, report: Report
 ) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
+    pytest.importorskip("transformers", reason="transformers is not installed")
     if files.model != "smollm2-135m":
         pytest.skip("the float32 weights of larger shapes need too much memory")
     ours = engines[Edge.name]
     assert isinstance(ours, Edge)
     torch.set_num_threads(threads)
-    stack = quantised_linears(torch, ours)
+    whole, linears = quantised(torch, model_of(ours)), quantised(torch, linears_of(torch, ours))
+    ids = torch.randint(ours.model.config.n_vocab, (1, TOKENS))
     rows = torch.randn(TOKENS, ours.model.config.n_embd)
 
     def of_torch() -> None:
         with torch.inference_mode():
-            stack(rows)
+            whole(ids, use_cache=True, logits_to_keep=1)
+
+    def of_linears() -> None:
+        with torch.inference_mode():
+            linears(rows)
 
     alone = prefill(ours, None, TOKENS)
     arms = {
         Edge.name: Arm(lambda: (time.sleep(REST), alone.prepare()), alone.run),
         "torch": Arm(lambda: None, of_torch),
+        "linears": Arm(lambda: None, of_linears),
     }
     benchmark.group = f"{files.model} beside torch"
     seconds = in_turns(benchmark, arms, rounds)
+    over, alone_over = (ratio(seconds[name], seconds[Edge.name]) for name in ("torch", "linears"))
     speed = TOKENS / statistics.median(seconds["torch"])
-    over = ratio(seconds["torch"], seconds[Edge.name])
-    note = f"{over} x torch's int8 dynamic, whose linears alone make {speed:.4g} tok/s"
+    note = f"{over} x transformers with torch's int8 dynamic ({speed:.4g} tok/s), {alone_over} x its linears alone"
     report.rate(files.model, f"pp{TOKENS} beside torch", TOKENS, {Edge.name: seconds[Edge.name]}, note=note)
 
 
-def quantised_linears(torch: Any, engine: Edge) -> Any:
+def model_of(engine: Edge) -> Any:
+    """transformers' model of the shape, with random weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    c = engine.model.config
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(
+        c.arch, vocab_size=c.n_vocab, hidden_size=c.n_embd, num_hidden_layers=c.n_layer, num_attention_heads=c.n_head,
+        num_key_value_heads=c.n_head_kv, intermediate_size=c.n_ff, tie_word_embeddings=False,
+    ))  # fmt: skip
+
+
+def linears_of(torch: Any, engine: Edge) -> Any:
     """The seven linears of every layer one after the other, and the output for the last row."""
     nn, c = torch.nn, engine.model.config
     shapes = [shape for name, shape in engine.model.core.linear_shapes().items() if name.startswith("blk.0.")]
@@ -70,6 +88,10 @@ def quantised_linears(torch: Any, engine: Edge) -> Any:
                 x = down(up(x))
             return self.output(x[-1:])
 
+    return Linears()
+
+
+def quantised(torch: Any, module: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is to move to another package
-        return torch.ao.quantization.quantize_dynamic(Linears().eval(), {nn.Linear}, dtype=torch.qint8)
+        return torch.ao.quantization.quantize_dynamic(module.float().eval(), {torch.nn.Linear}, dtype=torch.qint8)
