@@ -57,6 +57,7 @@ BATCH = {"batch_size": 4, "max_length": 256}
         ("deep", {"rank": 8, **BATCH, "accumulate": 4, "optimizer": "sgd", "targets": ["q_proj", "v_proj"]}),
         ("deep", {"method": "dora", "rank": 8, "batch_size": 2, "max_length": 256}),
         ("deep", {"method": "full", "batch_size": 2, "max_length": 128}),
+        ("deep", {"method": "full", "batch_size": 2, "max_length": 128, "optimizer": "adamw_8bit"}),
         ("deep", {"rank": 8, "batch_size": 1, "max_length": 2048}),
         ("wide", {"rank": 8, "batch_size": 1, "max_length": 512}),
     ],

@@ -14,6 +14,7 @@ import pytest
 from lora_edge.cli.main import main, parser
 from lora_edge.cli.train_flags import settings_of
 from lora_edge.planning import needs, parse_size
+from lora_edge.planning.cheaper import cheaper
 from lora_edge.planning.header import read_header
 from lora_edge.planning.inference import check_context, kv_bytes
 from lora_edge.planning.limits import Limit, limits
@@ -170,6 +171,18 @@ def test_where_no_single_change_suffices_they_are_added_up(base: Path, room: Non
     (change,) = lora_edge.plan(base, memory_limit=1_000_000, **words).cheaper
     assert not change.fits
     assert "the least is --checkpointing" in lora_edge.plan(base, memory_limit=1_000_000, **words).verdict()
+
+
+@pytest.mark.parametrize(("room", "with_library", "words"), [
+    (6, True, "--optimizer adamw_8bit"), (6, False, "--optimizer sgd"), (4, True, "--optimizer sgd"),
+])  # fmt: skip
+def test_optimisers_with_smaller_states(
+    room: int, with_library: bool, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_edge.planning.cheaper.find_spec", lambda name: with_library or None)
+    sizes = {"adamw": 9, "adamw_8bit": 5, "sgd": 3}
+    made = cheaper(Settings(method="full", checkpointing=True), lambda s: sizes[s.optimizer], room)
+    assert [change.words for change in made] == [words]
 
 
 def test_shorter_contexts_and_smaller_caches(tmp_path: Path, room: None) -> None:

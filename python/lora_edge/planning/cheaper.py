@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
-from ..train.settings import Settings
+from ..train.settings import EIGHT_BITS, OPTIMIZERS, Settings
 
 SHORTEST = 64  # tokens of an example
 QUERIES_AND_VALUES = ("q_proj", "v_proj")
@@ -76,9 +77,15 @@ def _kinds(s: Settings, length: int | None) -> Iterator[Iterator[tuple[Settings,
         yield iter([(replace(s, targets=QUERIES_AND_VALUES), "--targets q_proj,v_proj")] if narrow else [])
     else:
         yield iter([(replace(s, method="lora"), "--method lora")])
-    yield iter([] if s.optimizer == "sgd" else [(replace(s, optimizer="sgd"), "--optimizer sgd")])
+    yield ((replace(s, optimizer=word), f"--optimizer {word}") for word in _smaller_states(s.optimizer))
     longest = s.max_length if length is None else min(length, s.max_length)
     yield ((replace(s, max_length=n), f"--max-length {n}") for n in _halves(longest, SHORTEST))
+
+
+def _smaller_states(optimizer: str) -> tuple[str, ...]:
+    """Optimisers with smaller states, of those that run here; the largest first."""
+    known = OPTIMIZERS if find_spec("bitsandbytes") else tuple(word for word in OPTIMIZERS if word != EIGHT_BITS)
+    return known[known.index(optimizer) + 1 :] if optimizer in known else ("sgd",)
 
 
 def _halves(n: int, least: int) -> Iterator[int]:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..train.settings import Settings
+from ..train.settings import EIGHT_BITS, Settings
 from ..train.targets import targets_of
 from .header import Header
 from .inference import SCRATCH, TEXT
@@ -18,6 +18,8 @@ ADAPTERS = ("lora", "rslora", "lora+", "dora", "adalora")
 # What the first step takes beyond the imports, measured (docs/train.md): pages of torch's code, threads' stacks, its
 # matrix library's buffers.
 FIRST_STEP = 60_000_000
+# What bitsandbytes imports, torch's compiler with it, measured; and the pieces that its step widens (train.eight_bits).
+BITSANDBYTES = 115_000_000 + 5 * 4 * (1 << 22)
 # Blocks that were freed and lie too scattered to be used again: a share of what a step allocates and frees.
 SCATTERED = 0.15
 
@@ -112,14 +114,14 @@ def training_parts(
     gradients = weights
     if settings.accumulate == 1:
         gradients = max(0, weights - activations)
-    states = {"adamw": 2, "sgd": 0}[settings.optimizer]
+    states = {"adamw": 2 * weights, EIGHT_BITS: weights // 2 + BITSANDBYTES, "sgd": 0}[settings.optimizer]
     moving = activations + at_once
     return {
         "base": base + FIRST_STEP + SCRATCH * threads,
         "weights": header.file_bytes,
         "adapters" if what.ranks else "float_weights": weights + F32 * header.n_small * bool(what.ranks),
         "gradients": gradients,
-        "optimizer": states * weights,
+        "optimizer": states,
         "activations": activations,
         "logits": at_once,
         "scattered": int(SCATTERED * moving),

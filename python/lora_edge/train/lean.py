@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+
+class Optimizer(Protocol):
+    """torch's, or what steps like one."""
+
+    param_groups: list[dict[str, Any]]
+
+    def step(self) -> Any: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None: ...
 
 
 def leave_compiler_out() -> None:
@@ -19,13 +31,13 @@ def leave_compiler_out() -> None:
             method.__dynamo_disable = method
 
 
-def step(optimizer: torch.optim.Optimizer) -> None:
+def step(optimizer: Optimizer) -> None:
     """optimizer.step() without hooks, the compiler's among them."""
     with torch.no_grad():
         inspect.unwrap(type(optimizer).step)(optimizer)
 
 
-def forget_gradients(optimizer: torch.optim.Optimizer) -> None:
+def forget_gradients(optimizer: Optimizer) -> None:
     """optimizer.zero_grad()."""
     for group in optimizer.param_groups:
         for x in group["params"]:

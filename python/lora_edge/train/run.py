@@ -21,6 +21,7 @@ from ..model import Model
 from ..planning.training_check import check_memory
 from .card import write_card
 from .data import Data, load_data
+from .eight_bits import need_bitsandbytes
 from .guard import graceful
 from .head import add_head
 from .methods import METHODS, check_options, method_class
@@ -30,7 +31,7 @@ from .network import Network
 from .output import ADAPTER, CARD, CURVE, MODEL, draw_curve, read_metrics, write_result
 from .presets import advice
 from .scores import score_labels
-from .settings import DATA_OPTIONS, Settings
+from .settings import DATA_OPTIONS, EIGHT_BITS, Settings
 from .trainer import CHECKPOINTS, METRICS, Plan, Result, Trainer
 
 SETTINGS = "settings.json"
@@ -79,6 +80,8 @@ def train(
     settings = Settings.from_dict({**(settings or Settings()).as_dict(), **_checked(words)})
     settings.check()
     check_options(settings)
+    if settings.optimizer == EIGHT_BITS:
+        need_bitsandbytes()
     out, kind = Path(out), method_class(settings.method).trained(settings)
     _check_free(out, resume)
     base = model if isinstance(model, Model) else _open(model, kind, threads)

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 SCHEDULES = ("linear", "cosine", "constant")
-OPTIMIZERS = ("adamw", "sgd")
+EIGHT_BITS = "adamw_8bit"
+OPTIMIZERS = ("adamw", EIGHT_BITS, "sgd")  # the largest states first
 DATA_OPTIONS = ("too_long", "classify", "label_prompt", "chat_template")  # options that `load_data` knows
 
 

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import torch
 from . import lean
 from .checkpoint import last_checkpoint, save_checkpoint
 from .data import Batch, Batches, Data
+from .eight_bits import AdamW8bit
 from .group import Group
 from .guard import Stop, cool_down, graceful
 from .method import Method
-from .settings import Settings, rate
+from .settings import EIGHT_BITS, Settings, rate
 
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -93,12 +95,13 @@ class Trainer:
         self.valid_loss: float | None = None
         self.complete = False  # whether the checkpoint it resumed from was the last
 
-    def _optimizer(self) -> torch.optim.Optimizer:
+    def _optimizer(self) -> lean.Optimizer:
         lean.leave_compiler_out()
+        adamw = partial(torch.optim.AdamW, fused=True)
+        kind = {"sgd": torch.optim.SGD, "adamw": adamw, EIGHT_BITS: AdamW8bit}[self.settings.optimizer]
         groups = [g for g in self.method.groups() if g["params"]]
-        if self.settings.optimizer == "sgd":
-            return torch.optim.SGD(groups, lr=self.settings.lr, weight_decay=self.settings.weight_decay)
-        return torch.optim.AdamW(groups, lr=self.settings.lr, weight_decay=self.settings.weight_decay, fused=True)
+        made: lean.Optimizer = kind(groups, lr=self.settings.lr, weight_decay=self.settings.weight_decay)
+        return made
 
     # -- running --------------------------------------------------------------------------------------------------
 
