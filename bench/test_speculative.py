@@ -30,6 +30,7 @@ from report import Report
 N = 192  # tokens of each text
 LOSS = 1.03  # most of plain's time where nothing repeats
 GAIN = 1.5  # least speed-up of a text that repeats its prompt
+JUDGED = 7  # rounds from which on times are held against these: fewer show that it runs
 ONE_IN = {"0 %": 0, "5 %": 20, "15 %": 7}
 
 
@@ -119,17 +120,18 @@ def test_loop(adapter: str | None, compare: Callable[..., float], engines: dict[
 
 
 @pytest.mark.parametrize("changed", list(ONE_IN))
-def test_copy(changed: str, compare: Callable[..., float], tell: Callable[[list[int]], None]) -> None:
+def test_copy(changed: str, compare: Callable[..., float], tell: Callable[[list[int]], None], rounds: int) -> None:
     draw = random.Random(7)
     prompt = [draw.randrange(1, 300) for _ in range(N)]
     tell(edited(prompt, ONE_IN[changed], draw))
     over = compare(f"copy, {changed} changed", prompt, max_tokens=N)
-    if changed == "0 %":
+    if changed == "0 %" and rounds >= JUDGED:
         assert 1 / over >= GAIN
 
 
-def test_free(compare: Callable[..., float]) -> None:
-    assert compare("free", list(range(1, 65)), temperature=1.0, seed=1, max_tokens=N) <= LOSS
+def test_free(compare: Callable[..., float], rounds: int) -> None:
+    over = compare("free", list(range(1, 65)), temperature=1.0, seed=1, max_tokens=N)
+    assert rounds < JUDGED or over <= LOSS
 
 
 def test_wrong(compare: Callable[..., float], tell: Callable[[list[int]], None]) -> None:

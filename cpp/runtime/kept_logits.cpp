@@ -4,7 +4,7 @@
 
 namespace lora_edge {
 
-KeptLogits::KeptLogits(const KeptLogits& other) : memory_(other.memory_), n_vocab_(other.n_vocab_) {
+KeptLogits::KeptLogits(const KeptLogits& other) : KeptLogits(*other.memory_, static_cast<int>(other.n_vocab_)) {
   reserve(other.rows_.size());
   if (data_) memory_->copy(data_, other.data_, other.rows_.size() * n_vocab_ * sizeof(float));
   rows_ = other.rows_;
@@ -13,7 +13,12 @@ KeptLogits::KeptLogits(const KeptLogits& other) : memory_(other.memory_), n_voca
 void KeptLogits::reserve(size_t rows) {
   if (rows <= capacity_) return;
   auto* data = static_cast<float*>(memory_->allocate(rows * n_vocab_ * sizeof(float)));
-  if (!rows_.empty()) memory_->copy(data, data_, rows_.size() * n_vocab_ * sizeof(float));
+  try {
+    if (!rows_.empty()) memory_->copy(data, data_, rows_.size() * n_vocab_ * sizeof(float));
+  } catch (...) {
+    memory_->release(data);
+    throw;
+  }
   memory_->release(data_);
   data_ = data;
   capacity_ = rows;

@@ -137,10 +137,12 @@ void Model::check_texts(const std::vector<Feed>& texts) const {
 
 void Model::settle(const std::vector<Feed>& feeds) {
   if (!backend_->is_host()) return;
+  std::set<const Adapter*> met;  // one that several texts use settles once
   for (const Feed& feed : feeds) {
     size_t settled = 0;
     for (const ActiveAdapter& active : feed.sequence->adapters_)
-      if (settled < kSettleBytes) settled += active.adapter->settle(kSettleBytes - settled);
+      if (settled < kSettleBytes && met.insert(active.adapter.get()).second)
+        settled += active.adapter->settle(kSettleBytes - settled);
   }
 }
 

@@ -20,6 +20,8 @@ from lora_edge.planning.inference import check_context, kv_bytes
 from lora_edge.planning.limits import Limit, limits
 from lora_edge.planning.training import learned
 from lora_edge.train.settings import Settings
+from tiny_encoder import tiny_encoder
+from tiny_gguf import Q8_0
 from tiny_models import ARCHS, Shape, random_shape, random_tensors, write_adapter, write_model
 
 SHAPE = Shape("llama", 3, 64, 4, 2, 16, 96, n_vocab=128, tied=True, n_ctx=1024)
@@ -183,6 +185,23 @@ def test_optimisers_with_smaller_states(
     sizes = {"adamw": 9, "adamw_8bit": 5, "sgd": 3}
     made = cheaper(Settings(method="full", checkpointing=True), lambda s: sizes[s.optimizer], room)
     assert [change.words for change in made] == [words]
+
+
+def test_encoders_that_cannot_fit(tmp_path: Path, room: None) -> None:
+    path = tmp_path / "encoder.gguf"
+    path.write_bytes(bytes(tiny_encoder(Q8_0).raw))
+    (change,) = lora_edge.plan(path, method="lora", memory_limit=1_000_000).cheaper
+    assert "--targets query,value" in change.words and not change.fits
+    wide, narrow = (
+        lora_edge.plan(path, method="lora", targets=targets).parts["adapters"]
+        for targets in (("all-linear",), ("query", "key", "value", "attention.output.dense", "intermediate.dense"))
+    )
+    pooled = lora_edge.plan(path, method="lora", targets=("query", "pooler.dense")).parts["adapters"]
+    assert wide > narrow > pooled
+    model = lora_edge.load(path, threads=1)
+    used = lora_edge.plan(path)
+    assert model.core.kv_type == "f32" and used.parts["kv_cache"] == kv_bytes(1, 32, model.n_ctx, "f32")
+    assert "--kv-type" not in " ".join(c.words for c in lora_edge.plan(path, memory_limit=1_000_000).cheaper)
 
 
 def test_shorter_contexts_and_smaller_caches(tmp_path: Path, room: None) -> None:

@@ -16,19 +16,31 @@ from engines import Llama  # noqa: E402
 
 
 class Peer:
-    """A prompt of n tokens, or n tokens one after another; the logits have come when a call returns."""
+    """A prompt of n tokens, or n tokens one after another; when a call returns the next token can be chosen. close:
+    gives its memory back."""
 
-    def __init__(self, name: str, prompt: Callable[[int], object], tokens: Callable[[int], object]) -> None:
-        self.name, self.prompt, self.tokens = name, prompt, tokens
+    def __init__(
+        self, name: str, prompt: Callable[[int], object], tokens: Callable[[int], object], close: Callable[[], object]
+    ) -> None:
+        self.name, self.prompt, self.tokens, self.close = name, prompt, tokens, close
 
 
 def peers(model: Model, adapter: Path, rank: int, device: str) -> Iterator[Peer | str]:
-    """Those that run here; of others a line that says why not."""
+    """Those that run here, each until the next one is asked for; of others a line that says why not."""
     for name, make in (("torch bf16 + PEFT", torch_peer), ("llama.cpp", llama_peer)):
         try:
-            yield make(name, model, adapter, rank, device)
+            peer = make(name, model, adapter, rank, device)
         except Exception as error:  # whatever keeps it from running
-            yield f"{name}: not measured, {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            yield not_measured(name, error)
+            continue
+        try:
+            yield peer
+        finally:
+            peer.close()
+
+
+def not_measured(name: str, error: Exception) -> str:
+    return f"{name}: not measured, {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def torch_peer(name: str, model: Model, adapter: Path, rank: int, device: str) -> Peer:
@@ -44,12 +56,12 @@ def torch_peer(name: str, model: Model, adapter: Path, rank: int, device: str) -
     )  # fmt: skip
     with torch.device(device):
         base = AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16)
-    tuned = get_peft_model(base, LoraConfig(r=rank, target_modules="all-linear")).eval()
+    tuned = get_peft_model(base, LoraConfig(r=rank, target_modules="all-linear"), autocast_adapter_dtype=False).eval()
 
     def feed(ids: Any, cache: Any) -> Any:
         with torch.inference_mode():
             out = tuned(torch.tensor([ids], device=device), past_key_values=cache, use_cache=True, logits_to_keep=1)
-            out.logits[0, -1].float().cpu()
+            out.logits[0, -1].argmax().item()
         return out.past_key_values
 
     def tokens(n: int) -> None:
@@ -57,7 +69,12 @@ def torch_peer(name: str, model: Model, adapter: Path, rank: int, device: str) -
         for _ in range(n):
             cache = feed([42], cache)
 
-    return Peer(name, lambda n: feed([i % 100 for i in range(n)], None), tokens)
+    def close() -> None:
+        tuned.to("meta")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    return Peer(name, lambda n: feed([i % 100 for i in range(n)], None), tokens, close)
 
 
 def llama_peer(name: str, model: Model, adapter: Path, rank: int, device: str) -> Peer:
@@ -83,4 +100,4 @@ def llama_peer(name: str, model: Model, adapter: Path, rank: int, device: str) -
             engine.feed([42])
             engine.logits()
 
-    return Peer(name, prompt, tokens)
+    return Peer(name, prompt, tokens, engine.close)

@@ -201,20 +201,24 @@ class Case {
     const float* x = in(logits);
     std::vector<Likeliest> found = backend_.likeliest(x, m, n);
     for (size_t row = 0; row < size_t(m); ++row) {
-      Made made{"likeliest tokens", {}};
+      Made tokens{"likeliest tokens", {}}, sum{"sums of probabilities", {}};  // tokens by their logits
+      const float* begin = &logits[row * size_t(n)];
       if (!found.empty()) {
-        for (size_t i = 0; i < 3; ++i) made.values.push_back(float(found[row].candidates[i].id));
-        made.values.push_back(float(found[row].log_total));
+        for (size_t i = 0; i < 3; ++i) {
+          const int id = found[row].candidates[i].id;
+          tokens.values.push_back(id >= 0 && id < n ? begin[id] : NAN);
+        }
+        sum.values.push_back(float(found[row].log_total));
       } else {
-        const float* begin = &logits[row * size_t(n)];
         std::vector<float> sorted(begin, begin + n);
         double total = 0;
         for (const float logit : sorted) total += std::exp(double(logit));
         std::partial_sort(sorted.begin(), sorted.begin() + 3, sorted.end(), std::greater<>());
-        for (size_t i = 0; i < 3; ++i) made.values.push_back(float(std::find(begin, begin + n, sorted[i]) - begin));
-        made.values.push_back(float(std::log(total)));
+        tokens.values.assign(sorted.begin(), sorted.begin() + 3);
+        sum.values.push_back(float(std::log(total)));
       }
-      made_.push_back(std::move(made));
+      made_.push_back(std::move(tokens));
+      made_.push_back(std::move(sum));
     }
   }
 

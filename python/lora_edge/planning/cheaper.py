@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from ..train.settings import EIGHT_BITS, OPTIMIZERS, Settings
 
 SHORTEST = 64  # tokens of an example
-QUERIES_AND_VALUES = ("q_proj", "v_proj")
 
 
 @dataclass(frozen=True)
@@ -22,11 +21,16 @@ class Change:
 
 
 def cheaper(
-    settings: Settings, peak: Callable[[Settings], int], room: int, length: int | None = None
+    settings: Settings,
+    peak: Callable[[Settings], int],
+    room: int,
+    length: int | None = None,
+    narrow: tuple[str, ...] = (),
 ) -> Iterator[Change]:
     """Of each kind of change the mildest that suffices. Kinds are those of `_kinds`; where no one does, they are
-    added up in that order, as far as is needed. length: tokens of the longest row, where it is known."""
-    alone = [_mildest(list(steps), peak, room) for steps in _kinds(settings, length)]
+    added up in that order, as far as is needed. length: tokens of the longest row, where it is known. narrow: modules
+    to adapt where there is no room for all."""
+    alone = [_mildest(list(steps), peak, room) for steps in _kinds(settings, length, narrow)]
     found = [change for change in alone if change and change[1].fits]
     if found:
         yield from (change for _, change in found)
@@ -35,8 +39,8 @@ def cheaper(
     now = settings
     words: list[str] = []
     last: Change | None = None
-    for number in range(len(list(_kinds(now, length)))):
-        steps = list(list(_kinds(now, length))[number])
+    for number in range(len(list(_kinds(now, length, narrow)))):
+        steps = list(list(_kinds(now, length, narrow))[number])
         if not steps:
             continue
         made = _mildest([(replaced, flag) for replaced, flag in steps], peak, room)
@@ -63,7 +67,7 @@ def _mildest(
     return made
 
 
-def _kinds(s: Settings, length: int | None) -> Iterator[Iterator[tuple[Settings, str]]]:
+def _kinds(s: Settings, length: int | None, narrow: tuple[str, ...]) -> Iterator[Iterator[tuple[Settings, str]]]:
     """Settings with their flags, from mild to strong. The first two kinds change no result."""
     yield iter([] if s.checkpointing else [(replace(s, checkpointing=True), "--checkpointing")])
     yield (
@@ -73,8 +77,8 @@ def _kinds(s: Settings, length: int | None) -> Iterator[Iterator[tuple[Settings,
     )
     if s.method in ("lora", "rslora", "lora+", "dora", "adalora"):
         yield ((replace(s, rank=r), f"--rank {r}") for r in _halves(s.rank, 1))
-        narrow = s.targets != QUERIES_AND_VALUES
-        yield iter([(replace(s, targets=QUERIES_AND_VALUES), "--targets q_proj,v_proj")] if narrow else [])
+        wide = narrow and s.targets != narrow
+        yield iter([(replace(s, targets=narrow), f"--targets {','.join(narrow)}")] if wide else [])
     else:
         yield iter([(replace(s, method="lora"), "--method lora")])
     yield ((replace(s, optimizer=word), f"--optimizer {word}") for word in _smaller_states(s.optimizer))

@@ -10,10 +10,10 @@ from functools import cached_property
 from typing import Any
 
 from ..architectures import TABLE
-from ..encoder_names import ENCODER, family_of
+from ..encoder_names import ENCODER, HEAD, family_of
 from ..gguf_file import open_gguf
 
-EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
+EMBEDDING, OUTPUT, POOLER = "token_embd.weight", "output.weight", HEAD[0]
 _ARCHITECTURES = frozenset({ENCODER, *(row.gguf for row in TABLE)})
 
 
@@ -60,11 +60,17 @@ class Header:
 
     @cached_property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """(n, k) by GGUF name, in the layers' order, with the embedding and the output, also where these are one."""
+        """(n, k) by GGUF name, in the layers' order, with the embedding and the output, also where these are one; of an
+        encoder with BERT's pooler, which adapters are for, too."""
         layers = {n: s for n, s in self.shapes.items() if n.startswith("blk.") and len(s) == 2 and "norm" not in n}
         found = {name: (shape[0], shape[1]) for name, shape in layers.items()}
-        table = (self.shapes[EMBEDDING][0], self.shapes[EMBEDDING][1])
-        return {**found, EMBEDDING: table, OUTPUT: table}
+        n_vocab, n_embd = self.shapes[EMBEDDING]
+        found[EMBEDDING] = (n_vocab, n_embd)
+        if self.causal:
+            found[OUTPUT] = (n_vocab, n_embd)
+        elif POOLER in self.shapes and self.family != "roberta":
+            found[POOLER] = (n_embd, n_embd)
+        return found
 
     def layer(self, i: int = 0) -> dict[str, tuple[int, int]]:
         """A layer's linears by their stems, such as "attn_q"."""

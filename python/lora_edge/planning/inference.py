@@ -47,6 +47,8 @@ def inference_parts(
     """Of a text that fills n_ctx positions, read in passes of `rows` tokens. Adapters: A and B lie in memory of their
     own in the end, as large as in the file, which is let go."""
     kind = kv_type if kv_type != "auto" else "f32" if header.f32 else "f16"
+    if not header.causal:  # a text is one pass
+        kind, rows = "f32", n_ctx
     widest = max(n for stem, (n, _) in header.layer().items() if stem.startswith("ffn")) + header.layer_ff
     streams = 3 * header.n_embd + header.q_dim + 2 * header.kv_dim + widest
     return {

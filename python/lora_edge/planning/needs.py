@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import builtin, hub
 from ..checks import whole
 from ..threads import default_threads
+from ..train.targets import queries_and_values
 from .cheaper import Change, cheaper
 from .header import Header, read_header
 from .inference import inference_parts
@@ -126,7 +127,8 @@ def plan_training(
     made = MemoryPlan(header.path, f"training ({settings.method})", parts(settings), found)
     if made.fits:
         return made
-    changes = cheaper(settings, lambda s: sum(parts(s).values()), found[0].n_bytes, longest)
+    narrow = queries_and_values(header.linears, header.arch, header.family)
+    changes = cheaper(settings, lambda s: sum(parts(s).values()), found[0].n_bytes, longest, narrow)
     return replace(made, cheaper=tuple(changes))
 
 
@@ -149,7 +151,7 @@ def _inference(
     if made.fits:
         return made
     room, tried = found[0].n_bytes, []
-    if kv_type != "q8_0" and header.head_dim % 32 == 0:
+    if kv_type != "q8_0" and header.head_dim % 32 == 0 and header.causal:
         tried.append(("--kv-type q8_0", sum(parts(n_ctx, "q8_0").values())))
     shorter = n_ctx // 2
     while shorter > 128 and sum(parts(shorter, kv_type).values()) > room:

@@ -18,8 +18,8 @@ ADAPTERS = ("lora", "rslora", "lora+", "dora", "adalora")
 # What the first step takes beyond the imports, measured (docs/train.md): pages of torch's code, threads' stacks, its
 # matrix library's buffers.
 FIRST_STEP = 60_000_000
-# What bitsandbytes imports, torch's compiler with it, measured; and the pieces that its step widens (train.eight_bits).
-BITSANDBYTES = 115_000_000 + 5 * 4 * (1 << 22)
+BITSANDBYTES = 115_000_000  # of its imports, torch's compiler among them, measured
+PIECE = 1 << 22  # weights that its step widens at a time, as in train.eight_bits
 # Blocks that were freed and lie too scattered to be used again: a share of what a step allocates and frees.
 SCATTERED = 0.15
 
@@ -114,7 +114,8 @@ def training_parts(
     gradients = weights
     if settings.accumulate == 1:
         gradients = max(0, weights - activations)
-    states = {"adamw": 2 * weights, EIGHT_BITS: weights // 2 + BITSANDBYTES, "sgd": 0}[settings.optimizer]
+    in_pieces = BITSANDBYTES + 5 * F32 * min(PIECE, max(what.sizes.values()))
+    states = {"adamw": 2 * weights, EIGHT_BITS: weights // 2 + in_pieces, "sgd": 0}[settings.optimizer]
     moving = activations + at_once
     return {
         "base": base + FIRST_STEP + SCRATCH * threads,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 ALL_LINEAR = "all-linear"
 OUTER = ("token_embd.weight", "output.weight")
+QUERIES_AND_VALUES = (("q_proj", "v_proj"), ("query", "value"))
 
 
 def modules(names: Iterable[str], arch: str, family: str = "") -> dict[str, str]:
@@ -47,3 +48,9 @@ def targets_of(names: Iterable[str], arch: str, wanted: Seq[str], family: str = 
             raise ValueError(f"[train] target {name!r} is no module of this model; {', '.join(ends)} are")
         chosen.update(found)
     return [name for name in names if name in chosen]
+
+
+def queries_and_values(names: Iterable[str], arch: str, family: str = "") -> tuple[str, ...]:
+    """What these modules of a model are called; (): it has them in one."""
+    ends = {module.rpartition(".")[2] for module in modules(names, arch, family)}
+    return next((pair for pair in QUERIES_AND_VALUES if ends.issuperset(pair)), ())
