@@ -156,18 +156,20 @@ def test_kinds(tmp_path: Path, arch: str, type: str) -> None:
             *({name: 1.0} for name in paths), {"dora": -0.5}, {"bias": 2.0}, {"whole": 0.3}, {"dora": 1.0, "bias": 1.0},
             {"bias": 1.0, "small": 1.5, "dora": 1.0}, {"dora": 1.0, "small": 1.0}, {"dora": 0.0, "whole": 0.0},
         ]  # fmt: skip
-        # Where inputs are rounded to bytes, one halfway between two may go either way, which moves what comes after.
+        # Where inputs are rounded to bytes, one halfway between two may go either way, which moves that position and
+        # may move later ones.
         close = []
         for spec in specs:
             made = model.logits(ids, adapter=spec)
             wanted = judge.logits(ids, [(adapters[name], weight) for name, weight in spec.items()])
-            error = float(np.abs(made - wanted).max()) / max(1.0, float(wanted.std()))
-            assert error <= (BOUND if type != "q8_0" else 0.3), spec
-            close.append(error <= BOUND)
+            errors = np.abs(made - wanted).max(1) / max(1.0, float(wanted.std()))
+            assert errors.max() <= (BOUND if type != "q8_0" else 0.3), spec
+            close.append(np.mean(errors <= BOUND))
             off = not any(spec.values())
             assert np.array_equal(made, alone) if off else np.abs(made - alone).max() > 0.1
             assert model.logits(ids).tobytes() == alone.tobytes()
-        assert sum(close) >= len(specs) - 3
+        print(np.round(close, 3))
+        assert np.count_nonzero(close) >= len(specs) - 1 and np.mean(close) >= 0.4
 
 
 @pytest.mark.parametrize("type", ["f32", "q8_0"])

@@ -151,7 +151,8 @@ def free_kv_bytes(folder: Path, kv_type: str) -> int:
 @pytest.mark.parametrize("whole_blocks", [True, False])
 def test_q8_0(tmp_path: Path, arch: str, whole_blocks: bool) -> None:
     """Integer dot products of quantised activations. An activation within float32's rounding of the middle of two steps
-    may go either way, which then moves the whole text: rare enough that most short prompts agree closely."""
+    may go either way, which moves its position and may move later ones: with the adapter and without, most positions
+    agree closely."""
     rng = fresh_rng()
     shape = tiny_model(tmp_path / "base.gguf", rng, arch, "q8_0", whole_blocks=whole_blocks)
     write_adapter(tmp_path / "a.gguf", arch, random_factors(rng, shape))
@@ -163,10 +164,12 @@ def test_q8_0(tmp_path: Path, arch: str, whole_blocks: bool) -> None:
         for i in range(16):
             ids = random_ids(rng, shape, 5)
             name, set_ = ("a", [(adapter, 1.0)]) if i % 2 else (None, [])
-            differences.append(difference(model.logits(ids, adapter=name), reference.logits(ids, set_)))
-    print(sorted(differences))
-    assert sum(d <= TIGHT for d in differences) >= 11
-    assert max(differences) < 1.5
+            made, wanted = model.logits(ids, adapter=name), reference.logits(ids, set_)
+            differences.append([difference(a, b) for a, b in zip(made, wanted, strict=True)])
+    print(np.sort(differences, axis=None)[::-1][:20])
+    for some in (differences[::2], differences[1::2]):
+        assert np.mean(np.array(some) <= TIGHT) >= 0.5
+    assert np.max(differences) < 1.5
 
 
 @pytest.mark.parametrize("arch", ARCHS)

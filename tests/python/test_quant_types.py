@@ -114,13 +114,13 @@ def test_mixture(tmp_path: Path) -> None:
     reference = Reference(path)
     with Model(path, threads=2) as model:
         assert model.core.kv_type == "f16"
-        close = 0
+        close: list[bool] = []
         for n in (1, 3, 6, 7, 9):
             ids = [int(t) for t in rng.integers(0, 90, n)]
             reference.kv_type = "f16"
             wanted = reference.logits(ids)
-            close += float(np.abs(model.logits(ids) - wanted).max() / np.abs(wanted).max()) <= TIGHT
-    assert close >= 3
+            close += (np.abs(model.logits(ids) - wanted).max(1) / np.abs(wanted).max() <= TIGHT).tolist()
+    assert np.mean(close) >= 0.4
 
 
 def test_trained_rows_of_an_embedding_in_blocks(tmp_path: Path) -> None:
