@@ -89,6 +89,8 @@ class Backend : public Memory {
   virtual void add_rows(const Weight& w, const std::vector<int>& rows, float* x) = 0;  // x[i] += W[rows[i]]
   virtual void norm(const Config& c, const float* x, const NormWeight& w, int m, int n, float* out) = 0;
   virtual void norm_add(const Config& c, float* y, const NormWeight& w, int m, int n, float* x) = 0;  // x += norm(y)
+  // The weight that the linear after the next one reads first: what has nothing to do meanwhile may fetch it.
+  virtual void expect(const Weight& w) = 0;
   // Linears that share their input x [m, k] run as one region. This is the one place where W·x + Σ s·B(A·x) is made.
   virtual void linear(const std::vector<Linear>& linears, const float* x, int m,
                       const std::vector<RowGroup>& groups) = 0;

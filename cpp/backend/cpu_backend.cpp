@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cmath>
 #include <thread>
+#include <utility>
 
 #include "backend/attention.h"
 #include "backend/backend.h"
@@ -104,6 +105,7 @@ class CpuBackend final : public Backend {
     });
   }
 
+  void expect(const Weight& w) override { expected_ = &w; }
   void linear(const std::vector<Linear>& linears, const float* x, int m, const std::vector<RowGroup>& groups) override {
     if (observer_) observer_(linears, x, m);
     const int k = linears[0].weight->k;
@@ -136,6 +138,10 @@ class CpuBackend final : public Backend {
       float* y = linears[i].accumulate ? own : linears[i].y;
       if (linears[i].accumulate) own += size_t(m) * w.n;
       for (int n0 = 0; n0 < w.n; n0 += step) chunks_.push_back({int(i), n0, std::min(n0 + step, w.n), y});
+    }
+    if (const Weight* w = std::exchange(expected_, nullptr); w && w->n > 0) {  // encoders have no output layer
+      const size_t row = row_bytes(w->type, size_t(w->k));
+      pool_.expect(w->data, row * size_t(w->n), row * size_t(chunk_outputs(*w, m)));
     }
     // Chunks are claimed in order: A·x runs beside the first of W·x, and whoever waits for it waits for a thread that
     // waits for nobody.
@@ -316,6 +322,7 @@ class CpuBackend final : public Backend {
   Buffer scratch_, xq_, xd_, xs_, u_, y_;
   std::vector<Chunk> chunks_;
   std::vector<Span> spans_;
+  const Weight* expected_ = nullptr;
 };
 
 }  // namespace

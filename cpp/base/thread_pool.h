@@ -23,6 +23,15 @@ class ThreadPool {
 
   int size() const { return n_threads_; }
 
+  // What the region after the next one reads first: thread t is likely to begin t · stride bytes into these. Threads
+  // without work fetch the first kFetched of that into their caches while others are at their last chunks and the
+  // caller between regions. It needn't be there any more.
+  void expect(const void* data, size_t n_bytes, size_t stride) {
+    expected_.store(static_cast<const uint8_t*>(data), std::memory_order_relaxed);
+    expected_bytes_.store(n_bytes, std::memory_order_relaxed);
+    expected_stride_.store(stride, std::memory_order_relaxed);
+  }
+
   // Calls fn(chunk, thread) once for each chunk in [0, n_chunks), thread in [0, size()). fn must not throw.
   // One region at a time: callers serialise.
   template <class Fn>
@@ -44,6 +53,8 @@ class ThreadPool {
   void run_region(int n_chunks, Call call, void* ctx);
   void worker(int thread);
   bool claim(int thread);  // runs one chunk if there is one
+  template <class Busy>
+  void fetch_expected(int thread, const Busy& busy) const;  // until busy()
 
   // epoch << 32 | chunks left to claim. A successful decrement proves that the region of that epoch is still open,
   // since the claimed chunk is not done yet: the fields below it can't change before `pending_` is decremented.
@@ -52,6 +63,9 @@ class ThreadPool {
   Call call_ = nullptr;
   void* ctx_ = nullptr;
   int n_chunks_ = 0;
+  // Written for the next region while workers may read them of the last: what they then fetch is of no use, or nowhere.
+  std::atomic<const uint8_t*> expected_{nullptr};
+  std::atomic<size_t> expected_bytes_{0}, expected_stride_{0};
 
   int n_threads_;
   std::vector<int> cpus_;

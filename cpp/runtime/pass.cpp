@@ -99,6 +99,7 @@ void Model::run_layer(int i, const std::vector<RowPlace>& places, const std::vec
 
   const float* in = normed(layer.attn_norm);
   QkvRows qkv{q, k_.data(), v_.data(), size_t(c.q_dim()), size_t(c.kv_dim())};
+  b.expect(w[kO]);
   if (c.fused_qkv) {
     const size_t ld = size_t(c.q_dim() + 2 * c.kv_dim());
     qkv = {q, q + c.q_dim(), q + c.q_dim() + c.kv_dim(), ld, ld};
@@ -112,19 +113,23 @@ void Model::run_layer(int i, const std::vector<RowPlace>& places, const std::vec
                rotates ? Rotation{cos_[rope].data(), sin_[rope].data()} : Rotation{nullptr, nullptr});
   float* heads = c.parallel ? heads_.data() : h;
   b.attention(c, kv_, i, places, qkv.q, qkv.ldq, heads);
+  const bool gate_alone = c.gated && !c.fused_gate_up;
+  b.expect(w[gate_alone ? kGate : kUp]);
   add_to_stream(kO, heads, layer.attn_post_norm);
 
   if (!c.parallel) in = normed(layer.ffn_norm);
+  b.expect(w[kDown]);
   if (c.fused_gate_up) {
     b.linear({linear(kUp, up)}, in, m, groups);
     b.activate(c, up, up + c.n_ff, 2 * size_t(c.n_ff), m, c.n_ff, gate);
-  } else if (c.gated) {
+  } else if (gate_alone) {
     b.linear({linear(kGate, gate), linear(kUp, up)}, in, m, groups);
     b.activate(c, gate, up, size_t(c.n_ff), m, c.n_ff, gate);
   } else {
     b.linear({linear(kUp, gate)}, in, m, groups);
     b.activate(c, gate, nullptr, size_t(c.n_ff), m, c.n_ff, gate);
   }
+  b.expect(i + 1 < c.n_layer ? layers_[size_t(i) + 1].linears[kQ] : output_);
   add_to_stream(kDown, gate, layer.ffn_post_norm);
 }
 
@@ -152,6 +157,7 @@ void Model::run_output(const std::vector<Feed>& feeds, const std::vector<Row>& r
   float* logits = in_place ? all_logits : logits_.grow(wanted.size() * n_vocab);
   b.take_rows(x, wanted, c.n_embd, x);
   b.norm(c, x, output_norm_, m, c.n_embd, h);
+  b.expect(layers_[0].linears[kQ]);  // the next token's
   b.linear({{&output_, output_id(c), logits, false}}, h, m, wanted_groups);
   if (c.logit_scale != 1.0f) b.scale(logits, c.logit_scale, m, c.n_vocab);
   if (c.logit_cap > 0.0f) b.soft_cap(logits, c.logit_cap, m, c.n_vocab);

@@ -98,6 +98,7 @@ class CudaBackend final : public Backend {
     launch_norm(c, y, w, m, n, y, x);
   }
 
+  void expect(const Weight&) override {}
   void linear(const std::vector<Linear>& linears, const float* x, int m, const std::vector<RowGroup>& groups) override {
     if (observer_) fail_input("[cuda] observing the inputs of linears needs device='cpu'");
     const size_t k = size_t(linears[0].weight->k), n_blocks = k / kBlock;
