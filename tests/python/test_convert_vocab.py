@@ -102,7 +102,8 @@ def test_byte_level(tmp_path: Path, kind: str) -> None:
     types = list(meta["tokenizer.ggml.token_type"])
     assert types == [3, 3, 3] + [1] * (n - 3) + [5, 5, 5]
     made = Tokenizer.from_metadata(meta)
-    for text in CORPUS + random_texts(300):
+    source.encode_special_tokens = True  # a special token that a text spells is text
+    for text in [*CORPUS, *random_texts(300)]:
         assert made.encode(text) == source.encode(text).ids, repr(text)
     assert made.encode("hi<|im_end|>", special=True)[-1] == 2
     assert (made.bos_id, made.eos_id, made.add_bos) == (1, 2, False)
@@ -115,7 +116,8 @@ def test_sentencepiece_like(tmp_path: Path, model: str) -> None:
     source = HfTokenizer.from_file(str(folder / "tokenizer.json"))
     made = Tokenizer.from_metadata(open_gguf(convert_model(folder, tmp_path / "out.gguf")).metadata)
     story = (SHARED / "datasets" / "tinystories_1.5MiB.txt").read_text(encoding="utf-8")[:200_000]
-    for text in [*story.split("<|endoftext|>")[:100], *random_texts(300)]:
+    source.encode_special_tokens = True
+    for text in [*story.split("<|endoftext|>")[:100], "T<s>x</s>", *random_texts(300)]:
         assert made.encode(text) == source.encode(text).ids, repr(text)
     assert made.add_bos and (made.bos_id, made.eos_id) == (1, 2)
 
@@ -128,7 +130,8 @@ def test_smollm(tmp_path: Path) -> None:
     source = HfTokenizer.from_file(str(folder / "tokenizer.json"))
     made = Tokenizer.from_metadata(meta)
     assert meta["tokenizer.ggml.pre"] == "smollm"
-    for text in [*random_texts(200), "x = 12345 + 6\n\n\tdef f():  return 'é'"]:
+    source.encode_special_tokens = True
+    for text in [*random_texts(200), "x = 12345 + 6\n\n\tdef f():  return 'é'", "a<|im_end|>b"]:
         assert made.encode(text) == source.encode(text).ids, repr(text)
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert made.chat_template == settings["chat_template"]
