@@ -4,6 +4,8 @@
 #include <cstring>
 #include <limits>
 
+#include "base/prefetch.h"
+
 namespace lora_edge {
 namespace {
 
@@ -18,13 +20,6 @@ size_t state_size(int d) { return (static_cast<size_t>(d) + 2 + 15) / 16 * 16; }
 
 // A region with fewer tasks than this per thread is cut along the context, too.
 constexpr int kTasksPerThread = 4;
-
-// A page's keys of a head, and its values, are some KB far from the next page's: too short for the hardware to see them
-// coming. So values are asked for while keys are multiplied, and the next keys meanwhile; into L2, which takes more of
-// them at a time than L1.
-void prefetch(const uint8_t* data, size_t n_bytes) {
-  for (size_t at = 0; at < n_bytes; at += 64) __builtin_prefetch(data + at, 0, 2);
-}
 
 }  // namespace
 
@@ -104,6 +99,8 @@ void Attention::span(const Job& job, int first_page, float* states) const {
     int last = job.rows;                         // and the one after the last
     while (low(last - 1) >= kPagePositions) --last;
     const int most = seen(last - 1), columns = (most + 31) / 32 * 32;
+    // A page's keys of a head, and its values, are some KB far from the next page's: too short for the hardware to see
+    // them coming. So values are asked for while keys are multiplied, and the next keys meanwhile.
     prefetch(data + job.v_offset, size_t(most) * row_bytes(job.kv->type, size_t(job.d)));
     const auto query = [&](int row) { return static_cast<size_t>(row * job.heads); };
     float* p = job.p + query(first) * kPagePositions;

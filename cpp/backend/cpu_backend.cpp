@@ -139,9 +139,12 @@ class CpuBackend final : public Backend {
       if (linears[i].accumulate) own += size_t(m) * w.n;
       for (int n0 = 0; n0 < w.n; n0 += step) chunks_.push_back({int(i), n0, std::min(n0 + step, w.n), y});
     }
-    if (const Weight* w = std::exchange(expected_, nullptr); w && w->n > 0) {  // encoders have no output layer
-      const size_t row = row_bytes(w->type, size_t(w->k));
-      pool_.expect(w->data, row * size_t(w->n), row * size_t(chunk_outputs(*w, m)));
+    const Weight* next = std::exchange(expected_, nullptr);
+    if (next && next->n > 0) {  // encoders have no output layer
+      const size_t row = row_bytes(next->type, size_t(next->k));
+      pool_.expect(next->data, row * size_t(next->n), row * size_t(chunk_outputs(*next, m)));
+    } else {
+      pool_.expect(nullptr, 0, 0);
     }
     // Chunks are claimed in order: A·x runs beside the first of W·x, and whoever waits for it waits for a thread that
     // waits for nobody.

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "base/prefetch.h"
+
 #if defined(__linux__)
 #include <pthread.h>
 #include <sched.h>
@@ -42,7 +44,7 @@ constexpr auto kSpin = std::chrono::microseconds(200);
 // The caller polls for stragglers this many times before it offers its core to them.
 constexpr int kPolls = 2000;
 // What a thread fetches of the next region's weights: a few µs of them, and little beside any L2.
-constexpr size_t kFetched = 64 * 1024, kLine = 64, kLinesAtOnce = 8;
+constexpr size_t kFetched = 64 * 1024, kFetchedAtOnce = 512;
 
 }  // namespace
 
@@ -82,8 +84,7 @@ void ThreadPool::fetch_expected(int thread, const Busy& busy) const {
   const uint8_t* data = expected_.load(std::memory_order_relaxed);
   const size_t first = static_cast<size_t>(thread) * expected_stride_.load(std::memory_order_relaxed);
   const size_t end = std::min(expected_bytes_.load(std::memory_order_relaxed), first + kFetched);
-  for (size_t at = first; at < end && !busy(); at += kLinesAtOnce * kLine)
-    for (size_t line = 0; line < kLinesAtOnce; ++line) __builtin_prefetch(data + at + line * kLine, 0, 2);
+  for (size_t at = first; at < end && !busy(); at += kFetchedAtOnce) prefetch(data + at, kFetchedAtOnce);
 }
 
 void ThreadPool::run_region(int n_chunks, Call call, void* ctx) {

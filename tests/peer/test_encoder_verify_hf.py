@@ -16,7 +16,7 @@ from test_encoder_adapters_hf import adapted
 from test_encoders_hf import FAMILIES, save_model
 
 # Wide and mild enough that rounding to 8 bits stays far below its limit.
-SIZES = {
+WIDE = {
     "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 128,
     "initializer_range": 0.1,
 }  # fmt: skip
@@ -27,8 +27,8 @@ SIZES = {
 def test_a_conversion_and_its_folder(tmp_path: Path, family: str, kind: str) -> None:
     """Then with one weight of the folder changed, which is found."""
     folder = tmp_path / "hf"
-    reference = save_model(folder, family, kind, np.random.default_rng(), **SIZES)
-    for type in ("f32", "q8_0"):
+    for type, sizes in (("q8_0", WIDE), ("f32", {})):
+        reference = save_model(folder, family, kind, np.random.default_rng(), **sizes)
         path = convert_model(folder, tmp_path / f"{type}.gguf", type=type)
         report = verify(path, folder)
         assert report.ok and report.ids_equal and (report.type == "f32") == (type == "f32"), report.verdict

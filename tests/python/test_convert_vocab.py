@@ -103,7 +103,7 @@ def test_byte_level(tmp_path: Path, kind: str) -> None:
     assert types == [3, 3, 3] + [1] * (n - 3) + [5, 5, 5]
     made = Tokenizer.from_metadata(meta)
     source.encode_special_tokens = True  # a special token that a text spells is text
-    for text in [*CORPUS, *random_texts(300)]:
+    for text in CORPUS + random_texts(300):
         assert made.encode(text) == source.encode(text).ids, repr(text)
     assert made.encode("hi<|im_end|>", special=True)[-1] == 2
     assert (made.bos_id, made.eos_id, made.add_bos) == (1, 2, False)

@@ -120,7 +120,8 @@ def test_mixture(tmp_path: Path) -> None:
             reference.kv_type = "f16"
             wanted = reference.logits(ids)
             close += (np.abs(model.logits(ids) - wanted).max(1) / np.abs(wanted).max() <= TIGHT).tolist()
-    assert np.mean(close) >= 0.4
+    print(np.mean(close))
+    assert np.mean(close) >= 0.6
 
 
 def test_trained_rows_of_an_embedding_in_blocks(tmp_path: Path) -> None:
