@@ -118,6 +118,7 @@ struct Products {
   static __m256i few(__m256i w, __m256i x) { return dot4(_mm256_sign_epi8(w, w), _mm256_sign_epi8(x, w)); }
   static __m256i few_unsigned(__m256i w, __m256i x) { return dot4(w, x); }
   static constexpr bool kWords = true;
+  static constexpr int kSome = 0;
   static __m256i words(__m256i w, __m256i x) { return _mm256_maddubs_epi16(w, x); }
 
   template <class F>

@@ -68,6 +68,7 @@ struct Products {
   static __m256i few(__m256i w, __m256i x) { return few_unsigned(flip(w), x); }
   static __m256i few_unsigned(__m256i w, __m256i x) { return _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), w, x); }
   static constexpr bool kWords = false;
+  static constexpr int kSome = 0;
   template <class F>
   using Panel = DotPanel<F>;
 };

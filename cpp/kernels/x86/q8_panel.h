@@ -402,6 +402,9 @@ inline void tile8(const Tile<typename Panel::Block>& t) {
 
 template <class P, class F>
 void matmul_blocks(const MatmulArgs& a) {
+  if constexpr (P::kSome > 0) {
+    if (a.m >= kFewTokens && a.m <= P::kSome) return P::template some<F>(a);
+  }
   a.m <= kFewTokens ? matmul_few<P, F>(a) : matmul_panels<P, F>(a);
 }
 
