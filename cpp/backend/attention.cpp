@@ -100,15 +100,17 @@ void Attention::span(const Job& job, int first_page, float* states) const {
     while (low(last - 1) >= kPagePositions) --last;
     const int most = seen(last - 1), columns = (most + 31) / 32 * 32;
     // A page's keys of a head, and its values, are some KB far from the next page's: too short for the hardware to see
-    // them coming. So values are asked for while keys are multiplied, and the next keys meanwhile.
-    prefetch(data + job.v_offset, size_t(most) * row_bytes(job.kv->type, size_t(job.d)));
+    // them coming. So values are asked for while keys are multiplied, and the next keys meanwhile: line by line where
+    // the products read them from there.
+    const uint8_t* next_keys = (page + 1) * kPagePositions < end ? job.pages[page + 1] + job.k_offset : nullptr;
+    if (!direct) prefetch(data + job.v_offset, size_t(most) * row_bytes(job.kv->type, size_t(job.d)));
     const auto query = [&](int row) { return static_cast<size_t>(row * job.heads); };
     float* p = job.p + query(first) * kPagePositions;
     const int n = (last - first) * job.heads;
     std::fill_n(p, static_cast<size_t>(n) * kPagePositions, 0.0f);
     table_.lowrank[type]({keys(job, data, direct), kPagePositions, job.d, n,
                           job.q + query(first) * static_cast<size_t>(job.d), static_cast<size_t>(job.d), p,
-                          kPagePositions, low(first) / 32 * 32, columns});
+                          kPagePositions, low(first) / 32 * 32, columns, direct ? data + job.v_offset : nullptr});
     const uint8_t* v = nullptr;
     for (int row = first; row < last;) {  // rows that see the same of the page together
       int next = row + 1;
@@ -119,12 +121,12 @@ void Attention::span(const Job& job, int first_page, float* states) const {
         table_.soft_cap(scores + i * kPagePositions, job.scale, job.cap, count);
       table_.softmax_page(scores, count, m, job.cap > 0.0f ? 1.0f : job.scale, state, size, job.d);
       if (!v) {
-        if ((page + 1) * kPagePositions < end)
-          prefetch(job.pages[page + 1] + job.k_offset, job.v_offset - job.k_offset);
+        if (next_keys && !direct) prefetch(next_keys, job.v_offset - job.k_offset);
         v = static_cast<const uint8_t*>(values(job, data, most, direct));  // only now: it takes the keys' place
       }
       const size_t below = static_cast<size_t>(low(row)) * row_bytes(static_cast<DType>(type), size_t(job.d));
-      table_.lowrank[type]({v + below, job.d, count, m, scores, kPagePositions, state, size, 0, job.d});
+      table_.lowrank[type](
+          {v + below, job.d, count, m, scores, kPagePositions, state, size, 0, job.d, direct ? next_keys : nullptr});
       row = next;
     }
   }

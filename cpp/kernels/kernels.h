@@ -53,6 +53,7 @@ struct LowRankArgs {
   float* y;
   size_t ldy;
   int n0, n1;
+  const void* next = nullptr;  // what is likely read after these outputs of Bt, as many bytes; it needn't be there
 };
 
 // Keys and values are cached in pages of this many positions.

@@ -97,6 +97,7 @@ std::string lowrank_case(DType type, Random& r, const Table& ref, const Table& t
   Guarded<uint8_t> bt(rank * row_bytes(type, n), at_end);
   fill_elements(r, type, bt.data(), rank * n);
   a.bt = bt.freeze().data();
+  a.next = r.chance(2) ? bt.data() + bt.bytes() : nullptr;  // needn't be there
   a.ldu = rank + (r.chance(2) ? 0 : static_cast<size_t>(r.range(1, 5)));
   Guarded<float> u = floats(r, (rows - 1) * a.ldu + rank);
   a.u = u.freeze().data();

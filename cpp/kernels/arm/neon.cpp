@@ -1,5 +1,6 @@
 // Kernels for the Advanced SIMD of every aarch64 CPU: float weights here, Q8_0 in neon_q8.cpp, smaller blocks in
 // neon_quants.cpp, rows of activations in neon_rows.cpp.
+#include "base/prefetch.h"
 #include "kernels/arm/neon_common.h"
 #include "kernels/peak.h"
 
@@ -144,7 +145,13 @@ template <DType type, int C>
 void lowrank_rows(const LowRankArgs& a, int i) {
   constexpr int V = C == 1 ? 8 : 4;
   int j = a.n0;
-  for (; j + 4 * V <= a.n1; j += 4 * V) lowrank_tile<type, V, C>(a, i, j);
+  for (; j + 4 * V <= a.n1; j += 4 * V) {
+    if (a.next && i == 0) {  // a tile's share
+      const size_t begin = static_cast<size_t>(j - a.n0) * static_cast<size_t>(a.r) * kSize<type>;
+      prefetch(static_cast<const uint8_t*>(a.next) + begin, 4 * V * static_cast<size_t>(a.r) * kSize<type>);
+    }
+    lowrank_tile<type, V, C>(a, i, j);
+  }
   for (; j + 8 <= a.n1; j += 8) lowrank_tile<type, 2, C>(a, i, j);
   for (; j < a.n1; j += 4)
     for (int c = 0; c < C; ++c) lowrank_edge<type>(a, i + c, j, a.n1 - j);

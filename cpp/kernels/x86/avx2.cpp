@@ -1,5 +1,7 @@
 // The AVX2 + FMA + F16C table: floats of any type here, weights in blocks in avx2_q8.cpp, rows of activations in
 // avx2_rows.cpp.
+#include <type_traits>
+
 #include "kernels/peak.h"
 #include "kernels/x86/avx2_common.h"
 
@@ -102,9 +104,11 @@ void matmul(const MatmulArgs& a) {
 }
 
 // y[i · ldy + j] += Σ_t u[i · ldu + t] · b[t · n + j], t in order, over 8 · kVectors columns from b and y, or over the
-// first `count` < 8 of one vector if kPart.
+// first `count` < 8 of one vector if kPart. With each row of b its share of `next`, if there is one, is prefetched: a
+// burst of prefetches would leave memory idle afterwards.
 template <DType type, int kTokens, int kVectors, bool kPart>
-void update_tile(const uint8_t* b, size_t n, int r, const float* u, size_t ldu, float* y, size_t ldy, int count) {
+void update_tile(const uint8_t* b, size_t n, int r, const float* u, size_t ldu, float* y, size_t ldy, int count,
+                 const uint8_t* next = nullptr) {
   const __m256i mask = lane_mask(count);
   __m256 acc[kTokens][kVectors];
 #pragma GCC unroll 4  // else GCC takes the sums through memory
@@ -116,6 +120,10 @@ void update_tile(const uint8_t* b, size_t n, int r, const float* u, size_t ldu, 
     }
   for (int t = 0; t < r; ++t) {
     const uint8_t* row = b + static_cast<size_t>(t) * n * kSize<type>;
+    constexpr size_t kShare = kVectors * kLanes * kSize<type>;
+    if (next)
+      for (size_t line = 0; line < kShare; line += 64)
+        _mm_prefetch(next + static_cast<size_t>(t) * kShare + line, _MM_HINT_T1);
     __m256 ut[kTokens];
     for (int i = 0; i < kTokens; ++i) ut[i] = _mm256_set1_ps(u[static_cast<size_t>(i) * ldu + static_cast<size_t>(t)]);
     for (int v = 0; v < kVectors; ++v) {
@@ -139,29 +147,35 @@ void update_tile(const uint8_t* b, size_t n, int r, const float* u, size_t ldu, 
 // kTokens rows of y over n columns. 1 x 8 sums hide the latency of an FMA; 3 x 4, with 3 of u and 1 of b, fill 16
 // registers.
 template <DType type, int kTokens>
-void update_rows(const uint8_t* b, size_t ldb, int n, int r, const float* u, size_t ldu, float* y, size_t ldy) {
+void update_rows(const uint8_t* b, size_t ldb, int n, int r, const float* u, size_t ldu, float* y, size_t ldy,
+                 const uint8_t* next) {
   constexpr int kVectors = kTokens == 1 ? 8 : 4;
   int j = 0;
   const auto at = [&] { return b + static_cast<size_t>(j) * kSize<type>; };
   for (; j + kVectors * kLanes <= n; j += kVectors * kLanes)
-    update_tile<type, kTokens, kVectors, false>(at(), ldb, r, u, ldu, y + j, ldy, 0);
+    update_tile<type, kTokens, kVectors, false>(at(), ldb, r, u, ldu, y + j, ldy, 0,
+                                                next ? next + static_cast<size_t>(j * r) * kSize<type> : nullptr);
   for (; j + kLanes <= n; j += kLanes) update_tile<type, kTokens, 1, false>(at(), ldb, r, u, ldu, y + j, ldy, 0);
   if (j < n) update_tile<type, kTokens, 1, true>(at(), ldb, r, u, ldu, y + j, ldy, n - j);
 }
 
 template <DType type>
-void updates(const uint8_t* b, size_t ldb, int n, int r, const float* u, size_t ldu, int m, float* y, size_t ldy) {
+void updates(const uint8_t* b, size_t ldb, int n, int r, const float* u, size_t ldu, int m, float* y, size_t ldy,
+             const uint8_t* next) {
+  const auto rows = [&](auto tokens, int i) {
+    update_rows<type, tokens.value>(b, ldb, n, r, u + static_cast<size_t>(i) * ldu, ldu,
+                                    y + static_cast<size_t>(i) * ldy, ldy, i == 0 ? next : nullptr);
+  };
   int i = 0;
-  for (; i + 3 <= m; i += 3)
-    update_rows<type, 3>(b, ldb, n, r, u + static_cast<size_t>(i) * ldu, ldu, y + static_cast<size_t>(i) * ldy, ldy);
-  for (; i < m; ++i)
-    update_rows<type, 1>(b, ldb, n, r, u + static_cast<size_t>(i) * ldu, ldu, y + static_cast<size_t>(i) * ldy, ldy);
+  for (; i + 3 <= m; i += 3) rows(std::integral_constant<int, 3>{}, i);
+  for (; i < m; ++i) rows(std::integral_constant<int, 1>{}, i);
 }
 
 template <DType type>
 void lowrank(const LowRankArgs& a) {
   const uint8_t* b = static_cast<const uint8_t*>(a.bt) + static_cast<size_t>(a.n0) * kSize<type>;
-  updates<type>(b, static_cast<size_t>(a.n), a.n1 - a.n0, a.r, a.u, a.ldu, a.m, a.y + a.n0, a.ldy);
+  updates<type>(b, static_cast<size_t>(a.n), a.n1 - a.n0, a.r, a.u, a.ldu, a.m, a.y + a.n0, a.ldy,
+                static_cast<const uint8_t*>(a.next));
 }
 
 // In squares of 8 x 8.
