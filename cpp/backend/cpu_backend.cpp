@@ -140,7 +140,8 @@ class CpuBackend final : public Backend {
       for (int n0 = 0; n0 < w.n; n0 += step) chunks_.push_back({int(i), n0, std::min(n0 + step, w.n), y});
     }
     const Weight* next = std::exchange(expected_, nullptr);
-    if (next && next->n > 0) {  // encoders have no output layer
+    if (next && next->n == 0) next = nullptr;  // encoders have no output layer
+    if (next) {
       const size_t row = row_bytes(next->type, size_t(next->k));
       pool_.expect(next->data, row * size_t(next->n), row * size_t(chunk_outputs(*next, m)));
     } else {
@@ -169,7 +170,7 @@ class CpuBackend final : public Backend {
         table_.matmul[int(used.type)]({used.data, row_bytes(used.type, size_t(k)), k, s.end - s.begin, x + row * k,
                                        size_t(k), blocks ? xq + row * k : nullptr, blocks ? xd + block : nullptr,
                                        blocks ? xs + 2 * block : nullptr, chunk.y + row * n, n, chunk.n0, chunk.n1,
-                                       scratch(thread), next_of(linears, size_t(c - n_tasks))});
+                                       scratch(thread), next_of(linears, size_t(c - n_tasks), next, m, thread)});
         if (used.bias)
           for (int i = s.begin; i < s.end; ++i) table_.add(chunk.y + i * n + chunk.n0, used.bias + chunk.n0, width);
       }
@@ -273,12 +274,15 @@ class CpuBackend final : public Backend {
   }
 
   // Where the weights begin that a thread is likely to read after a chunk's: with the others as fast it claims the
-  // chunk that is so many threads on.
-  const uint8_t* next_of(const std::vector<Linear>& linears, size_t chunk) const {
+  // chunk that is so many threads on, and after its last one begins the next region's weight, if that is known.
+  const uint8_t* next_of(const std::vector<Linear>& linears, size_t chunk, const Weight* after, int m,
+                         int thread) const {
     const size_t next = chunk + size_t(pool_.size());
-    if (next >= chunks_.size()) return nullptr;
-    const Weight& w = *linears[size_t(chunks_[next].linear)].weight;
-    return w.data + size_t(chunks_[next].n0) * row_bytes(w.type, size_t(w.k));
+    const bool here = next < chunks_.size();
+    const Weight* w = here ? linears[size_t(chunks_[next].linear)].weight : after;
+    if (!w) return nullptr;
+    const size_t row = here ? size_t(chunks_[next].n0) : size_t(thread * chunk_outputs(*w, m));
+    return w->data + row * row_bytes(w->type, size_t(w->k));
   }
 
   template <class Fn>
