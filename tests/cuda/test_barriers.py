@@ -16,7 +16,7 @@ from standin import REPOSITORY
 KERNELS = REPOSITORY / "cpp/backend/cuda/kernels"
 STANDIN = REPOSITORY / "tests/cuda/standin"
 BARRIER = re.compile(r"^( *)sync\(\);\n", re.MULTILINE)
-FILES = ["attention.cu", "likeliest.cu", "matmul.cu"]
+FILES = ["attention.cu", "inputs.cu", "likeliest.cu", "matmul.cu"]
 PLACES = [
     (f, i) for f in FILES if (KERNELS / f).exists() for i in range(len(BARRIER.findall((KERNELS / f).read_text())))
 ]

@@ -54,6 +54,30 @@ def test_adapters(tmp_path: Path, arch: str) -> None:
             assert sequence.logits().tobytes() == alone[-1].tobytes(), spec
 
 
+@pytest.mark.parametrize(("type", "d"), [("f32", 96), ("f32", 90), ("q8_0", 96), ("q4_1", 96), ("q8_0", 5152)])
+def test_ranks(tmp_path: Path, type: str, d: int) -> None:
+    """Odd and even ranks, and more than a tile takes at once; depths beyond what a block of threads reads at once;
+    texts in one tile with different adapters."""
+    rng = fresh_rng()
+    base = tmp_path / "base.gguf"
+    shape = tiny_model(base, rng, "llama", type, whole_blocks=True, n_layer=1, n_ff=64, n_head=2, n_kv=1, d=d)
+    ranks = [(3, "f32"), (8, "f16"), (40, "bf16")] + ([(16, "f32"), (72, "f16")] if d < 100 else [])
+    specs: list[AdapterSpec] = [None, "r8", {"r3": 0.5, "r40": -0.5}, "r8", *(f"r{r}" for r, _ in ranks[2:]), "r3"]
+    with Model(base, threads=1) as cpu, Model(base, device="cuda") as gpu:
+        for r, kind in ranks:
+            path = write_adapter(tmp_path / f"r{r}.gguf", "llama", random_factors(rng, shape, r=r), type=kind)
+            cpu.load_adapter(path)
+            gpu.load_adapter(path)
+        texts = [random_ids(rng, shape, n) for n, _ in zip((7, 70, 3, 33, 1, 2, 9, 5), specs)]
+        together = [gpu.sequence(adapter=spec) for spec in specs]
+        Sequence.feed_all(list(zip(together, texts)))
+        for sequence, text, spec in zip(together, texts, specs):
+            alone = gpu.logits(text, adapter=spec)
+            assert sequence.logits().tobytes() == alone[-1].tobytes(), spec
+            if type == "f32":
+                assert np.abs(cpu.logits(text, adapter=spec) - alone).max() <= 1e-3, spec
+
+
 def test_an_adapter_that_starts_in_the_middle(tmp_path: Path) -> None:
     rng = fresh_rng()
     base = tmp_path / "base.gguf"

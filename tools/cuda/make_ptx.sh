@@ -10,7 +10,7 @@ out=${1:-$here/cpp/backend/cuda/ptx}
 clang=${CLANG:-clang++-19}
 mkdir -p "$out"
 "$clang" --version | head -n 1 >"$out/clang.txt" # others may make other PTX of the same kernels
-for each in attention:53:60 likeliest:53:60 rows:53:60 matvec:53:60 matvec:61:60 matmul:53:60 matmul:61:60 matmul:75:65 matmul:80:70 \
+for each in attention:53:60 inputs:53:60 likeliest:53:60 rows:53:60 matvec:53:60 matvec:61:60 matmul:53:60 matmul:61:60 matmul:75:65 matmul:80:70 \
     peak:53:60 peak:61:60 peak:75:65 peak:80:70; do
   name=${each%%:*} version=${each##*:} sm=${each#*:} sm=${sm%:*}
   "$clang" -x cuda --cuda-device-only --cuda-gpu-arch=sm_$sm --cuda-path=/nonexistent -nocudainc -nocudalib \

@@ -18,7 +18,7 @@ constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
 constexpr int kBlockOutputs = kThreads / 8;  // of matvec from blocks; from floats each warp makes one
 constexpr int kMatvecRows = 8;
-constexpr int kTileOutputs = 64, kTileRows = 32;  // of matmul
+constexpr int kTileOutputs = 64, kTileRows = 32, kPlainMmaRows = 64;  // of matmul
 constexpr int kSortThreads = 512;
 constexpr int kLikeliest = 128;  // tokens of a row: top-k's usual 40 beside 64 that a penalty can take away
 
@@ -123,14 +123,20 @@ class CudaBackend final : public Backend {
                          tables[l].of(linears[l].id), u + l * u_size};
     args.x = x;
     args.m = m;
+    InputArgs inputs{};
     if (quantised) {
-      QuantizeArgs q{x, xq_.get<signed char>(size_t(m) * k), xd_.get<float>(size_t(m) * n_blocks),
-                     int(size_t(m) * n_blocks)};
-      context_->launch("quantize", q, {blocks_for(size_t(m) * n_blocks, kWarps)});
-      args.xq = q.q;
-      args.xd = q.d;
+      inputs.quantize = {x, xq_.get<signed char>(size_t(m) * k), xd_.get<float>(size_t(m) * n_blocks),
+                         int(size_t(m) * n_blocks)};
+      inputs.quantize_blocks = blocks_for(size_t(m) * n_blocks, kWarps);
+      args.xq = inputs.quantize.q;
+      args.xd = inputs.quantize.d;
     }
-    if (args.ldu > 0) context_->launch("low_rank_in", args, {blocks_for(size_t(args.ldu) * linears.size(), kWarps), m});
+    inputs.linear = args;
+    const bool many = m > kMatvecRows;
+    const int row_tiles = many ? blocks_for(size_t(m), kManyRows) : m;
+    const int rank_tiles = many ? blocks_for(size_t(args.ldu), kManyRanks) : args.ldu;
+    const int blocks = inputs.quantize_blocks + row_tiles * rank_tiles * args.n_linears;
+    if (blocks > 0) context_->launch(many ? "inputs_many" : "inputs", inputs, {blocks});
     if (!whole) {
       launch(args);
       return;
@@ -329,7 +335,7 @@ class CudaBackend final : public Backend {
     const bool plain = std::all_of(args.linears, end, [](const LinearOne& l) { return is_plain(l.w.kind); });
     const bool mma = context_->has("matmul_mma");
     context_->launch(plain ? (mma ? "matmul_mma" : "matmul_dot4") : (mma ? "matmul_halves_mma" : "matmul_halves_dot4"),
-                     args, {tiles, blocks_for(size_t(args.m), kTileRows)});
+                     args, {tiles, blocks_for(size_t(args.m), plain && mma ? kPlainMmaRows : kTileRows)});
   }
 
   void launch_matvec(const LinearArgs& args) {

@@ -12,6 +12,7 @@
 #define LORA_EDGE_FOR_EACH(X, file) X(file, 80) X(file, 75) X(file, 61) X(file, 53)
 #define LORA_EDGE_ALL(X) \
   X(attention, 53)       \
+  X(inputs, 53)          \
   X(likeliest, 53) X(rows, 53) X(matvec, 61) X(matvec, 53) LORA_EDGE_FOR_EACH(X, matmul) LORA_EDGE_FOR_EACH(X, peak)
 
 LORA_EDGE_ALL(LORA_EDGE_PTX)

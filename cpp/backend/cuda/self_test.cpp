@@ -15,7 +15,8 @@
 namespace lora_edge {
 namespace {
 
-constexpr int kRows = 35, kDepth = 256, kOutputs = 72, kRank = 5;
+constexpr int kRows = 35, kDepth = 256, kOutputs = 72;
+constexpr int kRanks[] = {5, 40};  // odd, and more than matmul takes at once
 constexpr float kTolerance = 1e-3f;
 
 const DType kTypes[] = {DType::f32,  DType::f16,  DType::bf16,   DType::q8_0, DType::q4_0, DType::q4_1, DType::q5_0,
@@ -116,14 +117,18 @@ class Case {
   }
 
   void linears() {
-    auto adapter = std::make_shared<Adapter>("test", c_);
-    const Weight a = weight(DType::f16, kRank, kDepth), b = weight(DType::f32, kOutputs, kRank);
-    adapter->set(kQ, kOutputs, size_t(kRank) * kDepth, kRank, 0.5f, a.type, a.data, b.type, b.data);
-    const AdapterSet none, one{ActiveAdapter(adapter, 1.0f)};
+    const AdapterSet none;
+    AdapterSet all;
+    for (const int r : kRanks) {
+      auto adapter = std::make_shared<Adapter>("test", c_);
+      const Weight a = weight(DType::f16, r, kDepth), b = weight(r % 8 ? DType::f32 : DType::f16, kOutputs, r);
+      adapter->set(kQ, kOutputs, size_t(r) * kDepth, r, 0.1f, a.type, a.data, b.type, b.data);
+      all.push_back(ActiveAdapter(adapter, 1.0f));
+    }
     KvLayout layout(c_, DType::f16);
     KvCache kv(backend_, layout, bytes_);
     const std::vector<float> x = floats(size_t(kRows) * kDepth);
-    for (const AdapterSet* set : {&none, &one})
+    for (const AdapterSet* set : {&none, &std::as_const(all)})
       for (const DType type : kTypes)
         for (const int m : {1, kRows - 1, kRows}) {
           const Weight w = weight(type, kOutputs, kDepth, true);

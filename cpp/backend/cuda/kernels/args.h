@@ -90,6 +90,14 @@ struct QuantizeArgs {
   int unused = 0;
 };
 
+// What is made of the x of linears: x quantised, by the first blocks of threads, and u = scale · A·x by the others.
+struct InputArgs {
+  LinearArgs linear;
+  QuantizeArgs quantize;
+  int quantize_blocks, unused = 0;
+};
+constexpr int kManyRows = 4, kManyRanks = 4;  // that a block takes where there are many rows, else one of each
+
 struct ActivateArgs {
   const float *gate, *up;  // up: nullptr where there is none
   float* out;

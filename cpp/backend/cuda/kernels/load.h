@@ -34,6 +34,25 @@ struct alignas(16) Words {
 
 DEVICE Words load_words(const int* p) { return load_cached(reinterpret_cast<const Words*>(p)); }
 
+struct Eight {
+  float v[8];
+};
+
+// Floats i … i + 7; i is a multiple of 8, and p aligned to 16 bytes. Halves are read twice, so that no branch lies
+// between loads that could be under way together.
+DEVICE Eight load_eight(const void* p, int kind, long long i) {
+  const bool whole = kind == kF32;
+  const int* at = static_cast<const int*>(p) + (whole ? i : i / 2);
+  const Words low = load_words(at), high = load_words(at + (whole ? 4 : 0));
+  Eight out;
+  for (int e = 0; e < 8; ++e) {
+    const unsigned two = static_cast<unsigned>(low.w[e / 2]), half = e % 2 ? two >> 16 : two & 0xffffu;
+    const float small = kind == kF16 ? half_to_float(static_cast<unsigned short>(half)) : bits_to_float(half << 16);
+    out.v[e] = whole ? bits_to_float(static_cast<unsigned>((e < 4 ? low : high).w[e % 4])) : small;
+  }
+  return out;
+}
+
 // Of 16 signed bytes.
 DEVICE int sum_of(const Words& x) {
   int sum = 0;

@@ -19,44 +19,58 @@ constexpr int kRows = 8;  // of x in a block of threads: block_y
 constexpr int kThreads = 128;
 constexpr int kGroup = 8;  // lanes of an output: each has half a block of four
 
+// Threads work in order, so loads that shall be under way together come first, without a branch between them. An output
+// has 128 bytes in a group of four blocks, and a GPU wants some 20 KB under way for each of its multiprocessors: that
+// is four groups where registers for x are few.
+template <int rows>
+constexpr int kAtOnce = rows == 1 ? 4 : 2;
+
 template <int kind, int rows>
 DEVICE void blocks_of(const LinearArgs& a, int l, int j, bool real, int row0) {
   const LinearOne& one = a.linears[l];
   const int lane = thread_id() % kGroup, half = lane % 2, n_blocks = a.k / 32;
+  const long long first = static_cast<long long>(real ? j : 0) * n_blocks;
   float acc[rows] = {};
-  for (int b0 = 0; b0 < n_blocks; b0 += 4) {
-    const int b = b0 + lane / 2;
-    const bool there = real && b < n_blocks;
-    const long long block = static_cast<long long>(j) * n_blocks + b;
-    Words w = {};
-    Scales scales = {};
-    if (there) {
-      w = load_block<kind>(one.w, block, half);
-      scales = load_scales<kind>(one.w, block, half);
+  for (int b0 = 0; b0 < n_blocks; b0 += 4 * kAtOnce<rows>) {
+    const auto block = [&](int g) { return b0 + 4 * g + lane / 2 < n_blocks ? b0 + 4 * g + lane / 2 : 0; };
+    Words w[kAtOnce<rows>], x[kAtOnce<rows>][rows];
+    Scales scales[kAtOnce<rows>];
+    float dx[kAtOnce<rows>][rows];
+    const auto load_rows = [&](int g) {
+#pragma unroll
+      for (int i = 0; i < rows; ++i) {
+        const long long at = static_cast<long long>(row0 + i < a.m ? row0 + i : a.m - 1) * n_blocks + block(g);
+        x[g][i] = load_words(reinterpret_cast<const int*>(a.xq) + at * 8 + half * 4);
+        dx[g][i] = load_cached(a.xd + at);
+      }
+    };
+#pragma unroll
+    for (int g = 0; g < kAtOnce<rows>; ++g) {
+      w[g] = load_block<kind>(one.w, first + block(g), half);
+      scales[g] = load_scales<kind>(one.w, first + block(g), half);
+      if (rows == 1) load_rows(g);
     }
 #pragma unroll
-    for (int i = 0; i < rows; ++i) {
-      const int row = row0 + i < a.m ? row0 + i : a.m - 1;
-      int sum = 0;
-      float s = 0.0f, p = 0.0f;
-      if (there) {
-        const long long at = static_cast<long long>(row) * n_blocks + b;
-        const Words x = load_words(reinterpret_cast<const int*>(a.xq) + at * 8 + half * 4);
-        for (int e = 0; e < 4; ++e) sum = dot4(w.w[e], x.w[e], sum);
-        const float dx = load_cached(a.xd + at);
-        s = scales.d * dx;
-        if constexpr (kind == kQ8Halves) sum *= scales.scale;
-        if constexpr (!is_plain(kind)) p = scales.min * dx * static_cast<float>(sum_of(x));
+    for (int g = 0; g < kAtOnce<rows>; ++g) {
+      if (rows > 1) load_rows(g);
+      const bool there = b0 + 4 * g + lane / 2 < n_blocks;
+#pragma unroll
+      for (int i = 0; i < rows; ++i) {
+        int sum = 0;
+        for (int e = 0; e < 4; ++e) sum = dot4(w[g].w[e], x[g][i].w[e], sum);
+        if constexpr (kind == kQ8Halves) sum *= scales[g].scale;
+        const float s = there ? scales[g].d * dx[g][i] : 0.0f;
+        const float f = static_cast<float>(sum + shuffle_xor(sum, 1));
+        float t;  // right in lanes of odd blocks
+        if constexpr (is_plain(kind)) {
+          t = fma_(s, f, shuffle_xor(s * f, 2));
+        } else {
+          float p = there ? scales[g].min * dx[g][i] * static_cast<float>(sum_of(x[g][i])) : 0.0f;
+          p += shuffle_xor(p, 1);
+          t = fma_(s, f, shuffle_xor(s * f + p, 2)) + p;
+        }
+        acc[i] += t + shuffle_xor(t, 4);
       }
-      const float f = static_cast<float>(sum + shuffle_xor(sum, 1));
-      float t;  // right in lanes of odd blocks
-      if constexpr (is_plain(kind)) {
-        t = fma_(s, f, shuffle_xor(s * f, 2));
-      } else {
-        p += shuffle_xor(p, 1);
-        t = fma_(s, f, shuffle_xor(s * f + p, 2)) + p;
-      }
-      acc[i] += t + shuffle_xor(t, 4);
     }
   }
   if (!real || lane != kGroup - 1) return;
@@ -103,34 +117,5 @@ DEVICE void matvec(const LinearArgs& a) {
 
 KERNEL(matvec_1, LinearArgs, 128) { matvec<1>(a); }
 KERNEL(matvec_8, LinearArgs, 128) { matvec<kRows>(a); }
-
-// u = scale · A·x: a warp for each rank of a row's parts; block_y: the row. block_x of grid_x, four warps each.
-KERNEL(low_rank_in, LinearArgs, 128) {
-  const int row = block_y(), lane = thread_id() % 32, warps = kThreads / 32;
-  for (int index = block_x() * warps + thread_id() / 32;; index += grid_x() * warps) {
-    int t = index;
-    const Part* found = nullptr;
-    float* u = nullptr;
-    for (int l = 0; l < a.n_linears && !found; ++l) {
-      if (!a.linears[l].ranges) continue;
-      const PartRange range = a.linears[l].ranges[row];
-      for (int p = range.first; p < range.first + range.count; ++p) {
-        if (t < a.parts[p].r) {
-          found = a.parts + p;
-          u = a.linears[l].u;
-          break;
-        }
-        t -= a.parts[p].r;
-      }
-    }
-    if (!found) return;
-    float acc = 0.0f;
-    for (int e = lane; e < a.k; e += 32)
-      acc = fma_(load_float(found->a, found->a_kind, static_cast<long long>(t) * a.k + e),
-                 a.x[static_cast<long long>(row) * a.k + e], acc);
-    for (int apart = 16; apart > 0; apart /= 2) acc += shuffle_xor(acc, apart);
-    if (lane == 0) u[static_cast<long long>(row) * a.ldu + found->u0 + t] = acc * found->scale;
-  }
-}
 
 }  // namespace lora_edge::cuda

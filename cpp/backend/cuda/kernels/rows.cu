@@ -1,4 +1,4 @@
-// Operations on rows: embeddings, norms, activations, and what is made of x for linears in blocks.
+// Operations on rows: embeddings, norms, activations.
 #include "device.h"
 //
 #include "args.h"
@@ -65,26 +65,6 @@ KERNEL(norm, NormArgs, 128) {
   SHARED float shared[kThreads / 32];
   const long long row = static_cast<long long>(block_x()) * a.n;
   norm_row(a.x + row, a.w, a.b, a.eps, a.n, a.rms, a.out + row, a.add_to ? a.add_to + row : nullptr, shared);
-}
-
-// A warp for each block of 32: d = max|x| / 127, q = round(x / d).
-KERNEL(quantize, QuantizeArgs, 128) {
-  const int block = block_x() * (kThreads / 32) + thread_id() / 32, lane = thread_id() % 32;
-  if (block >= a.n_blocks) return;
-  const long long at = static_cast<long long>(block) * 32 + lane;
-  const float x = a.x[at];
-  float most = x < 0.0f ? -x : x;
-  most = most == most ? most : 0.0f;
-  for (int apart = 16; apart > 0; apart /= 2) {
-    const float other = shuffle_xor(most, apart);
-    most = other > most ? other : most;
-  }
-  const float d = most / 127.0f;
-  float v = round_(x * (d != 0.0f ? 1.0f / d : 0.0f));
-  v = v > 127.0f ? 127.0f : v;
-  v = v > -127.0f ? v : -127.0f;
-  a.q[at] = static_cast<signed char>(static_cast<int>(v));
-  if (lane == 0) a.d[block] = d;
 }
 
 KERNEL(activate, ActivateArgs, 128) {
