@@ -14,7 +14,7 @@ for each in attention:53:60 inputs:53:60 likeliest:53:60 rows:53:60 matvec:53:60
     peak:53:60 peak:61:60 peak:75:65 peak:80:70; do
   name=${each%%:*} version=${each##*:} sm=${each#*:} sm=${sm%:*}
   "$clang" -x cuda --cuda-device-only --cuda-gpu-arch=sm_$sm --cuda-path=/nonexistent -nocudainc -nocudalib \
-      --cuda-feature=+ptx$version -std=c++17 -ffp-contract=off -O3 -Wall -Wextra -I "$kernels" \
+      --cuda-feature=+ptx$version -std=c++17 -ffp-contract=off -O3 -mllvm -inline-threshold=100000 -Wall -Wextra -I "$kernels" \
       -S "$kernels/$name.cu" -o "$out/$name.tmp"
   sed -e 's|[[:space:]]*//.*$||' -e '/^[[:space:]]*$/d' "$out/$name.tmp" >"$out/${name}_$sm.ptx" # without comments
   rm "$out/$name.tmp"

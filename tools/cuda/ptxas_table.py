@@ -3,8 +3,8 @@
 
     python tools/cuda/ptxas_table.py [--check] PTXAS...
 
-Writes bench/cuda_registers.md; with --check fails where a kernel needs more registers than it says. Fails where matmul
-or attention spill registers to memory.
+Writes bench/cuda_registers.md; with --check fails where a kernel needs more registers than it says. Fails where a
+kernel of linears or attention keeps spilled registers, arrays or its arguments in local memory.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ GPUS = {
     53: "Jetson Nano", 62: "Jetson TX2", 72: "Jetson Xavier", 75: "Turing", 87: "Jetson Orin", 90: "Hopper",
     110: "Jetson Thor",
 }  # fmt: skip
-NO_SPILLS = ("attention", "merge_spans", "matmul_dot4", "matmul_mma")
-Needs = dict[tuple[str, int], tuple[int, int]]  # kernel, GPU: registers, bytes spilled
+NO_MEMORY = ("attention", "inputs", "inputs_many", "matmul_dot4", "matmul_mma", "matvec_1", "matvec_8", "merge_spans")
+Needs = dict[tuple[str, int], tuple[int, int]]  # kernel, GPU: registers, bytes of local memory
 
 
 def images(gpu: int) -> dict[str, Path]:
@@ -37,19 +37,19 @@ def images(gpu: int) -> dict[str, Path]:
 
 
 def assemble(ptxas: str, gpu: int, path: Path) -> dict[str, tuple[int, int]]:
-    """Registers and bytes spilled of each kernel."""
+    """Registers and bytes of local memory of each kernel."""
     command = [ptxas, "-v", f"-arch=sm_{gpu}", str(path), "-o", "/dev/null"]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode != 0:
         sys.exit(f"{' '.join(command)} fails:\n{made.stderr}")
-    needs, name, spilled = {}, "", 0
+    needs, name, local = {}, "", 0
     for line in made.stderr.splitlines():
         if found := re.search(r"Compiling entry function '(\w+)'", line):
             name = found[1]
-        elif found := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
-            spilled = int(found[1]) + int(found[2])
+        elif found := re.search(r"(\d+) bytes stack frame", line):
+            local = int(found[1])
         elif found := re.search(r"Used (\d+) registers", line):
-            needs[name] = int(found[1]), spilled
+            needs[name] = int(found[1]), local
     return needs
 
 
@@ -67,7 +67,7 @@ def table(needs: Needs) -> str:
     lines = [
         "# What the CUDA kernels need",
         "",
-        "Registers of a thread, the most of all releases of ptxas that know the GPU, and after a plus bytes spilled.",
+        "Registers of a thread, the most of all releases of ptxas that know the GPU, and after a plus bytes of local memory.",
         "Written by tools/cuda/ptxas_table.py and checked by `make cuda`.",
         "",
         "| kernel | " + " | ".join(f"{name} ({gpu / 10:g})" for gpu, name in GPUS.items()) + " |",
@@ -76,8 +76,8 @@ def table(needs: Needs) -> str:
     for kernel in kernels:
         cells = []
         for gpu in GPUS:
-            registers, spilled = needs.get((kernel, gpu), (0, 0))
-            cells.append("" if not registers else f"{registers}+{spilled}" if spilled else str(registers))
+            registers, local = needs.get((kernel, gpu), (0, 0))
+            cells.append("" if not registers else f"{registers}+{local}" if local else str(registers))
         lines.append(f"| {kernel} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -109,12 +109,12 @@ def main(argv: list[str] | None = None) -> int:
         release, gpus = known(ptxas)
         for gpu in gpus:
             for path in images(gpu).values():
-                for kernel, (registers, spilled) in assemble(ptxas, gpu, path).items():
+                for kernel, (registers, local) in assemble(ptxas, gpu, path).items():
                     most = needs.get((kernel, gpu), (0, 0))
-                    needs[kernel, gpu] = max(most[0], registers), max(most[1], spilled)
+                    needs[kernel, gpu] = max(most[0], registers), max(most[1], local)
         print(f"CUDA {release}: all kernels for {', '.join(f'sm_{gpu}' for gpu in gpus)}")
-    spilled = {place: b for place, (_, b) in needs.items() if b and place[0] in NO_SPILLS}
-    spills = [f"{kernel} spills {b} bytes on sm_{gpu}" for (kernel, gpu), b in spilled.items()]
+    kept = {place: b for place, (_, b) in needs.items() if b and place[0] in NO_MEMORY}
+    spills = [f"{kernel} keeps {b} bytes in local memory on sm_{gpu}" for (kernel, gpu), b in kept.items()]
     made = table(needs)
     if not args.check:
         TABLE.write_text(made, "utf-8")

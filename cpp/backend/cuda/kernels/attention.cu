@@ -11,10 +11,13 @@ namespace lora_edge::cuda {
 
 constexpr int kThreads = 128;
 constexpr int kPage = 64, kSpanPages = 8;
-constexpr int kTile = 8;  // queries for which a thread keeps sums while it reads a key or value once
+constexpr int kTile = 8;    // queries for which a thread keeps sums while it reads a key or value once
+constexpr int kAhead = 16;  // keys or values that it asks for together: threads work in order
 
-DEVICE float load_kv(const void* p, int half, int i) {
-  return half ? half_to_float(static_cast<const unsigned short*>(p)[i]) : static_cast<const float*>(p)[i];
+template <bool half>
+DEVICE float load_kv(const void* p, int i) {
+  if constexpr (half) return half_to_float(load_cached(static_cast<const unsigned short*>(p) + i));
+  return load_cached(static_cast<const float*>(p) + i);
 }
 
 // What a block works with in shared memory: queries [n, d], scores [n, kPage], states [n, d + 2].
@@ -41,17 +44,40 @@ DEVICE Seen seen_of(const AttentionArgs& a, const Place& place, int page) {
   return {low < high ? low : high, high};
 }
 
+// sum[i] += weights[i · ld + t] · p[t · stride] for t < n, in order, of the queries i < count.
+template <bool half, int tile>
+DEVICE void add_up(const void* p, int first, int stride, int n, const float* weights, int ld, int count, float* sum) {
+  for (int t0 = 0; t0 < n; t0 += kAhead) {
+    float value[kAhead];
+#pragma unroll
+    for (int t = 0; t < kAhead; ++t) value[t] = load_kv<half>(p, first + (t0 + t < n ? t0 + t : n - 1) * stride);
+#pragma unroll
+    for (int t = 0; t < kAhead; ++t) {
+#pragma unroll
+      for (int i = 0; i < tile; ++i)
+        if (t0 + t < n) sum[i] = fma_(weights[(i < count ? i : count - 1) * ld + t0 + t], value[t], sum[i]);
+    }
+  }
+}
+DEVICE void add_up(int half, const void* p, int first, int stride, int n, const float* weights, int ld, int count,
+                   float (&sum)[kTile]) {
+  if (half) {
+    if (count == 1) return add_up<true, 1>(p, first, stride, n, weights, ld, count, sum);
+    if (count <= 4) return add_up<true, 4>(p, first, stride, n, weights, ld, count, sum);
+    return add_up<true, kTile>(p, first, stride, n, weights, ld, count, sum);
+  }
+  add_up<false, kTile>(p, first, stride, n, weights, ld, count, sum);
+}
+
 DEVICE void scores(const AttentionArgs& a, const Shared& s, int queries, const unsigned char* keys) {
   const int d = a.cache.head_dim, j = thread_id() % kPage;
   for (int q0 = thread_id() / kPage * kTile; q0 < queries; q0 += kThreads / kPage * kTile) {
-    float acc[kTile] = {};
-    for (int t = 0; t < d; ++t) {
-      const float key = load_kv(keys, a.cache.half, t * kPage + j);
-      for (int i = 0; i < kTile; ++i)
-        if (q0 + i < queries) acc[i] = fma_(s.q[(q0 + i) * d + t], key, acc[i]);
-    }
+    const int count = queries - q0 < kTile ? queries - q0 : kTile;
+    float sum[kTile] = {};
+    add_up(a.cache.half, keys, j, kPage, d, s.q + q0 * d, d, count, sum);
+#pragma unroll
     for (int i = 0; i < kTile; ++i)
-      if (q0 + i < queries) s.p[(q0 + i) * kPage + j] = acc[i];
+      if (i < count) s.p[(q0 + i) * kPage + j] = sum[i];
   }
 }
 
@@ -98,16 +124,15 @@ DEVICE void softmax(const AttentionArgs& a, const Shared& s, int queries, int gr
 DEVICE void values(const AttentionArgs& a, const Shared& s, int queries, int most_seen, const unsigned char* v) {
   const int d = a.cache.head_dim, tiles = (queries + kTile - 1) / kTile;
   for (int item = thread_id(); item < d * tiles; item += kThreads) {
-    const int t = item % d, q0 = item / d * kTile;
-    float acc[kTile];
-    for (int i = 0; i < kTile; ++i) acc[i] = q0 + i < queries ? s.state[(q0 + i) * (d + 2) + t] : 0.0f;
-    for (int j = 0; j < most_seen; ++j) {
-      const float value = load_kv(v, a.cache.half, j * d + t);
-      for (int i = 0; i < kTile; ++i)
-        if (q0 + i < queries) acc[i] = fma_(s.p[(q0 + i) * kPage + j], value, acc[i]);
-    }
+    const int t = item % d, q0 = item / d * kTile, count = queries - q0 < kTile ? queries - q0 : kTile;
+    float* state = s.state + q0 * (d + 2) + t;
+    float sum[kTile];
+#pragma unroll
+    for (int i = 0; i < kTile; ++i) sum[i] = i < count ? state[i * (d + 2)] : 0.0f;
+    add_up(a.cache.half, v, t, d, most_seen, s.p + q0 * kPage, kPage, count, sum);
+#pragma unroll
     for (int i = 0; i < kTile; ++i)
-      if (q0 + i < queries) s.state[(q0 + i) * (d + 2) + t] = acc[i];
+      if (i < count) state[i * (d + 2)] = sum[i];
   }
 }
 

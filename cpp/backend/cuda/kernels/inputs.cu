@@ -46,15 +46,17 @@ using Sums = float[kWarps][kManyRows][kManyRanks];
 // those kStep further, one fused multiply-add each; lanes 16, 8, 4, 2, 1 apart are added.
 template <int rows, int ranks>
 DEVICE void add_up(const LinearArgs& a, PartRange range, int row0, int c0, Sums& sums, int first) {
+  if (range.count == 0) return;
   const void* from[ranks];
   int kind[ranks];
   long long begin[ranks];
 #pragma unroll
   for (int c = 0; c < ranks; ++c) {
-    const Part* part = part_of(a, range, c0 + c);
-    from[c] = part ? part->a : a.x;  // what nobody asks for is made of anything
-    kind[c] = part ? part->a_kind : kF32;
-    begin[c] = part ? static_cast<long long>(c0 + c - part->u0) * a.k : 0;
+    const Part* found = part_of(a, range, c0 + c);
+    const Part* part = found ? found : a.parts + range.first;  // what nobody asks for is made of anything
+    from[c] = part->a;
+    kind[c] = part->a_kind;
+    begin[c] = found ? static_cast<long long>(c0 + c - part->u0) * a.k : 0;
   }
   const auto x_at = [&](int i) { return a.x + static_cast<long long>(row0 + i < a.m ? row0 + i : a.m - 1) * a.k; };
   float acc[rows][ranks] = {};
@@ -71,7 +73,7 @@ DEVICE void add_up(const LinearArgs& a, PartRange range, int row0, int c0, Sums&
       }
 #pragma unroll
       for (int g = 0; g < kAtOnce; ++g) {
-        if (e0 + g * kStep >= a.k) break;
+        if (g > 0 && e0 + g * kStep >= a.k) continue;
 #pragma unroll
         for (int i = 0; i < rows; ++i) {
           const Eight x = i == 0 ? first_x[g] : load_eight(x_at(i), kF32, e0 + g * kStep);
@@ -101,27 +103,35 @@ DEVICE void add_up(const LinearArgs& a, PartRange range, int row0, int c0, Sums&
     }
 }
 
+// What linear l has of these: for an index, or loads within branches, the compiler copies all arguments to memory.
+static_assert(kMostLinears == 3);
+template <class T>
+DEVICE T* of_linear(int l, T* first, T* second, T* third) {
+  return l == 0 ? first : l == 1 ? second : third;
+}
+
 // u of `ranks` columns of a linear, of `rows` rows; index: of the block among those of all linears and rows.
 template <int rows, int ranks>
 DEVICE void low_rank(const LinearArgs& a, int index, Sums& sums) {
   const int columns = (a.ldu + ranks - 1) / ranks, c0 = index % columns * ranks, l = index / columns % a.n_linears;
   const int row0 = index / columns / a.n_linears * rows;
-  const LinearOne& one = a.linears[l];
-  if (!one.ranges) return;
+  const PartRange* ranges = of_linear(l, a.linears[0].ranges, a.linears[1].ranges, a.linears[2].ranges);
+  float* u = of_linear(l, a.linears[0].u, a.linears[1].u, a.linears[2].u);
+  if (!ranges) return;
   const int n = row0 + rows < a.m ? rows : a.m - row0;
-  if (same_parts(one, row0, row0 + n - 1)) {
-    add_up<rows, ranks>(a, one.ranges[row0], row0, c0, sums, 0);
+  if (same_parts(ranges, row0, row0 + n - 1)) {
+    add_up<rows, ranks>(a, ranges[row0], row0, c0, sums, 0);
   } else {
-    for (int i = 0; i < n; ++i) add_up<1, ranks>(a, one.ranges[row0 + i], row0 + i, c0, sums, i);
+    for (int i = 0; i < n; ++i) add_up<1, ranks>(a, ranges[row0 + i], row0 + i, c0, sums, i);
   }
   sync();
   const int i = thread_id() / ranks, c = thread_id() % ranks;
   if (i >= n) return;
-  const Part* part = part_of(a, one.ranges[row0 + i], c0 + c);
+  const Part* part = part_of(a, ranges[row0 + i], c0 + c);
   if (!part) return;
   float sum = 0.0f;
   for (int w = 0; w < kWarps; ++w) sum += sums[w][i][c];
-  one.u[static_cast<long long>(row0 + i) * a.ldu + c0 + c] = sum * part->scale;
+  u[static_cast<long long>(row0 + i) * a.ldu + c0 + c] = sum * part->scale;
 }
 
 }  // namespace

@@ -16,8 +16,8 @@ DEVICE int linear_of(const LinearArgs& a, int& x, const F& outputs) {
 }
 
 // Whether rows have the same parts; those between them are of the same sequence then, and have them, too.
-DEVICE bool same_parts(const LinearOne& l, int row, int last) {
-  return l.ranges[row].first == l.ranges[last].first && l.ranges[row].count == l.ranges[last].count;
+DEVICE bool same_parts(const PartRange* ranges, int row, int last) {
+  return ranges[row].first == ranges[last].first && ranges[row].count == ranges[last].count;
 }
 
 DEVICE float bias_of(const LinearOne& l, int j) { return l.w.bias ? load_cached(l.w.bias + j) : 0.0f; }

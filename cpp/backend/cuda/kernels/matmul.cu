@@ -195,9 +195,7 @@ DEVICE void multiply_plain(const Tile<64>& tile, int n_rows, Mma<64>::Sums& acc)
   for (int b = 0; b < kGroup; ++b) Unit::load_outputs(tile, b, w[b]);
   const auto scales = [](const float* of, int i) { return *reinterpret_cast<const Four*>(of + i * kGroup); };
   const Four dw[2] = {scales(tile.dw, Unit::output(0, 0)), scales(tile.dw, Unit::output(0, 2))};
-#pragma unroll
-  for (int o = 0; o < Unit::kTiles; ++o) {
-    if (8 * o >= n_rows) break;
+  const auto rows = [&](int o) {
     int sum[kGroup][kMine];
 #pragma unroll
     for (int b = 0; b < kGroup; ++b) {
@@ -217,7 +215,10 @@ DEVICE void multiply_plain(const Tile<64>& tile, int n_rows, Mma<64>::Sums& acc)
       }
       acc[o][r] += half[0] + half[1];
     }
-  }
+  };
+#pragma unroll
+  for (int o = 0; o < Unit::kTiles; ++o)
+    if (8 * o < n_rows) rows(o);
 }
 template <>
 DEVICE void multiply<Mma<64>, Tile<64>>(const Tile<64>& tile, int n_rows, Mma<64>::Sums& acc) {
@@ -295,12 +296,19 @@ DEVICE void matmul(const LinearArgs& a, AnyTile& tile) {
       }
   };
   const int last = row0 + AnyTile::kRows < a.m ? row0 + AnyTile::kRows - 1 : a.m - 1;
-  if (!one.ranges || !same_parts(one, row0, last)) {
-    each([&](int j, int row, float y) { finish(a, one, row, j, y); });
+  if (one.ranges && !same_parts(one.ranges, row0, last)) {  // each sum by itself, from the tile's place
+    static_assert(sizeof(AnyTile) >= AnyTile::kRows * kOutputs * sizeof(float), "they fit");
+    float* sums = reinterpret_cast<float*>(&tile);
+    each([&](int j, int row, float y) { sums[(row - row0) * kOutputs + j - j0] = y; });
+    sync();
+    for (int i = thread_id(); i < AnyTile::kRows * kOutputs; i += kThreads) {
+      const int j = j0 + i % kOutputs, row = row0 + i / kOutputs;
+      if (j < one.w.n && row < a.m) finish(a, one, row, j, sums[i]);
+    }
     return;
   }
   each([&](int j, int, float& y) { y += bias_of(one, j); });
-  const PartRange range = one.ranges[row0];
+  const PartRange range = one.ranges ? one.ranges[row0] : PartRange{0, 0};
   for (int p = range.first; p < range.first + range.count; ++p) {
     const Part& part = a.parts[p];
     add_update<Unit>(a, one, part, j0, row0, tile, acc);

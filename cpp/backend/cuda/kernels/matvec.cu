@@ -26,11 +26,10 @@ template <int rows>
 constexpr int kAtOnce = rows == 1 ? 4 : 2;
 
 template <int kind, int rows>
-DEVICE void blocks_of(const LinearArgs& a, int l, int j, bool real, int row0) {
+DEVICE void blocks_of(const LinearArgs& a, int l, int j, bool real, int row0, float (&acc)[rows]) {
   const LinearOne& one = a.linears[l];
   const int lane = thread_id() % kGroup, half = lane % 2, n_blocks = a.k / 32;
   const long long first = static_cast<long long>(real ? j : 0) * n_blocks;
-  float acc[rows] = {};
   for (int b0 = 0; b0 < n_blocks; b0 += 4 * kAtOnce<rows>) {
     const auto block = [&](int g) { return b0 + 4 * g + lane / 2 < n_blocks ? b0 + 4 * g + lane / 2 : 0; };
     Words w[kAtOnce<rows>], x[kAtOnce<rows>][rows];
@@ -73,17 +72,12 @@ DEVICE void blocks_of(const LinearArgs& a, int l, int j, bool real, int row0) {
       }
     }
   }
-  if (!real || lane != kGroup - 1) return;
-#pragma unroll
-  for (int i = 0; i < rows; ++i)
-    if (row0 + i < a.m) finish(a, one, row0 + i, j, acc[i]);
 }
 
 template <int rows>
-DEVICE void floats_of(const LinearArgs& a, int l, int j, int row0) {
+DEVICE void floats_of(const LinearArgs& a, int l, int j, int row0, float (&acc)[rows]) {
   const LinearOne& one = a.linears[l];
   const int lane = thread_id() % 32;
-  float acc[rows] = {};
   for (int e = lane; e < a.k; e += 32) {
     const float w = load_float(one.w.q, one.w.kind, static_cast<long long>(j) * a.k + e);
 #pragma unroll
@@ -93,10 +87,8 @@ DEVICE void floats_of(const LinearArgs& a, int l, int j, int row0) {
     }
   }
 #pragma unroll
-  for (int i = 0; i < rows; ++i) {
+  for (int i = 0; i < rows; ++i)
     for (int apart = 16; apart > 0; apart /= 2) acc[i] += shuffle_xor(acc[i], apart);
-    if (lane == 0 && row0 + i < a.m) finish(a, one, row0 + i, j, acc[i]);
-  }
 }
 
 // block_x: kThreads / kGroup outputs of all linears together. A block's outputs may belong to several linears, but each
@@ -105,14 +97,20 @@ template <int rows>
 DEVICE void matvec(const LinearArgs& a) {
   int x = block_x();
   const int l = linear_of(a, x, [](int kind) { return kind < kQ8 ? kThreads / 32 : kThreads / kGroup; });
-  const int kind = a.linears[l].w.kind, n = a.linears[l].w.n, row0 = block_y() * rows;
-  if (kind < kQ8) {
-    const int j = x * (kThreads / 32) + thread_id() / 32;
-    if (j < n) floats_of<rows>(a, l, j, row0);
-    return;
+  const int kind = a.linears[l].w.kind, row0 = block_y() * rows;
+  const int lanes = kind < kQ8 ? 32 : kGroup;  // of an output; the last has its sums
+  const int j = x * (kThreads / lanes) + thread_id() / lanes;
+  const bool real = j < a.linears[l].w.n;
+  float acc[rows] = {};
+  if (kind >= kQ8) {
+    with_kind(kind, [&](auto k) { blocks_of<k.kind, rows>(a, l, j, real, row0, acc); });
+  } else if (real) {
+    floats_of<rows>(a, l, j, row0, acc);
   }
-  const int j = x * (kThreads / kGroup) + thread_id() / kGroup;
-  with_kind(kind, [&](auto k) { blocks_of<k.kind, rows>(a, l, j, j < n, row0); });
+  if (!real || thread_id() % lanes != lanes - 1) return;
+#pragma unroll
+  for (int i = 0; i < rows; ++i)
+    if (row0 + i < a.m) finish(a, a.linears[l], row0 + i, j, acc[i]);
 }
 
 KERNEL(matvec_1, LinearArgs, 128) { matvec<1>(a); }

@@ -40,25 +40,39 @@ DEVICE float sum_of_block(float value, float* shared) {
   return sum;
 }
 
+// f(j, x[j]) for this thread's j < n. Threads work in order, so some loads come first.
+template <class F>
+DEVICE void each_of(const float* x, int n, const F& f) {
+  constexpr int kAhead = 8;
+  for (int j0 = thread_id(); j0 < n; j0 += kAhead * kThreads) {
+    float v[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) v[i] = x[j0 + i * kThreads < n ? j0 + i * kThreads : j0];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i)
+      if (j0 + i * kThreads < n) f(j0 + i * kThreads, v[i]);
+  }
+}
+
 DEVICE void norm_row(const float* x, const float* w, const float* b, float eps, int n, int rms, float* out,
                      float* add_to, float* shared) {
   float mean = 0.0f, square = 0.0f;
   if (!rms) {
-    for (int j = thread_id(); j < n; j += kThreads) mean += x[j];
+    each_of(x, n, [&](int, float v) { mean += v; });
     mean = sum_of_block(mean, shared) / static_cast<float>(n);
   }
-  for (int j = thread_id(); j < n; j += kThreads) square = fma_(x[j] - mean, x[j] - mean, square);
+  each_of(x, n, [&](int, float v) { square = fma_(v - mean, v - mean, square); });
   square = sum_of_block(square, shared) / static_cast<float>(n);
   const float scale = 1.0f / sqrt_(square + eps);
-  for (int j = thread_id(); j < n; j += kThreads) {
-    float y = (x[j] - mean) * scale * w[j];
+  each_of(w, n, [&](int j, float weight) {
+    float y = (x[j] - mean) * scale * weight;
     if (b) y += b[j];
     if (add_to) {
       add_to[j] += y;
     } else {
       out[j] = y;
     }
-  }
+  });
 }
 
 KERNEL(norm, NormArgs, 128) {
