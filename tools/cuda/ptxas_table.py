@@ -67,7 +67,8 @@ def table(needs: Needs) -> str:
     lines = [
         "# What the CUDA kernels need",
         "",
-        "Registers of a thread, the most of all releases of ptxas that know the GPU, and after a plus bytes of local memory.",
+        "Registers of a thread, the most of all releases of ptxas that know the GPU, and after a plus bytes of local "
+        "memory.",
         "Written by tools/cuda/ptxas_table.py and checked by `make cuda`.",
         "",
         "| kernel | " + " | ".join(f"{name} ({gpu / 10:g})" for gpu, name in GPUS.items()) + " |",
