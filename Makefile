@@ -45,7 +45,8 @@ $(PEER)/installed: $(SOURCES)
 
 peer: $(PEER)/installed
 	$(PEER)/bin/python -m pytest tests/peer
-	$(PEER)/bin/python -m pytest bench --benchmark-disable-gc --rounds 2 # that they run; figures want the default of 7
+	$(PEER)/bin/python -m pytest bench --benchmark-disable-gc --rounds 1 --model tiny # that they run; figures want pytest bench
+	$(PEER)/bin/python -m pytest bench/test_speed.py --benchmark-disable-gc --rounds 2 # the least speeds
 
 # make bench: latency suites of lora_edge alone.
 bench: $(VENV)/installed

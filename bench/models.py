@@ -12,6 +12,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / "build" / "bench"
 RANK = 16
+SMALL = ("tiny", "smollm2-135m")  # shapes for what takes minutes, or many bytes, with larger ones
 
 
 class Files(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from engines import Edge, Engine
 from lora_edge.bench.work import work_of
-from models import Files
+from models import SMALL, Files
 from paired import Arm, in_turns
 from peaks import int8_peak, read_bandwidth
 from report import Report
@@ -21,7 +21,7 @@ SLOWER = 4  # of the rounds of other suites, one in so many
 def test_8192_tokens(
     benchmark: Any, files: Files, kinds: dict[str, type[Engine]], threads: int, rounds: int, report: Report
 ) -> None:
-    if files.model != "smollm2-135m":
+    if files.model not in SMALL:
         pytest.skip("takes minutes with larger shapes")
     engines = {name: kind(files.base, threads=threads, n_ctx=CONTEXT) for name, kind in kinds.items()}
     ids, rounds = tokens(CONTEXT), max(1, rounds // SLOWER)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from engines import Edge, Engine
-from models import Files
+from models import SMALL, Files
 from paired import Arm, in_turns, ratio
 from report import Report
 from texts import prefill
@@ -24,7 +24,7 @@ def test_beside_torch(
 ) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     pytest.importorskip("transformers", reason="transformers is not installed")
-    if files.model != "smollm2-135m":
+    if files.model not in SMALL:
         pytest.skip("the float32 weights of larger shapes need too much memory")
     ours = engines[Edge.name]
     assert isinstance(ours, Edge)

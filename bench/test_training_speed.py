@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from engines import Edge
-from models import RANK, Files
+from models import RANK, SMALL, Files
 from paired import Arm, in_turns, ratio
 from report import Report
 
@@ -69,7 +69,7 @@ def test_training(benchmark: Any, files: Files, threads: int, rounds: int, repor
     for package in ("torch", "transformers", "peft"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
-    if files.model != "smollm2-135m":
+    if files.model not in SMALL:
         pytest.skip("the float32 weights of larger shapes need too much memory")
     short = {kind: probe(kind, files.base, threads) for kind in ("f32", "bf16")}
     kinds = ["f32", "bf16"] if short["bf16"] > 0.5 * short["f32"] else ["f32"]

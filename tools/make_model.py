@@ -68,7 +68,7 @@ class Shape(NamedTuple):
 
 
 SHAPES = {
-    "tiny": Shape("llama", "smollm", 2, 64, 4, 2, 96, 384, 1e4, 512, False),
+    "tiny": Shape("llama", "smollm", 2, 64, 4, 2, 96, 384, 1e4, 8192, False),
     "smollm2-135m": Shape("llama", "smollm", 30, 576, 9, 3, 1536, 49152, 1e5, 8192, False),
     "qwen2.5-0.5b": Shape("qwen2", "qwen2", 24, 896, 14, 2, 4864, 151936, 1e6, 32768, True),
     "tinyllama-1.1b": Shape("llama", "smollm", 22, 2048, 32, 4, 5632, 32000, 1e4, 2048, False, tied=False),
