@@ -40,6 +40,7 @@ PEER := .venv-peer
 $(PEER)/installed: $(SOURCES)
 	$(PYTHON) -m venv $(PEER)
 	$(PEER)/bin/$(PIP) torch==2.13.0
+	CMAKE_ARGS=-DLLAVA_BUILD=OFF $(PEER)/bin/$(PIP) llama-cpp-python # without what reads pictures
 	$(PEER)/bin/$(PIP) '.[peer,test]'
 	@touch $@
 

@@ -13,7 +13,7 @@ fuzz: $(BIN)/python
 	@sh tools/install_clang.sh $(FUZZ_CXX)
 	$(BIN)/$(PIP) cmake ninja
 	PATH=$(CURDIR)/$(BIN):$$PATH cmake -G Ninja -S . -B $(FUZZ) -DCMAKE_CXX_COMPILER=$(FUZZ_CXX) \
-	    -DCMAKE_BUILD_TYPE=RelWithDebInfo -DLORA_EDGE_PYTHON=OFF -DLORA_EDGE_FUZZ=ON
+	    -DCMAKE_CXX_FLAGS_RELEASE='-O1 -DNDEBUG' -DLORA_EDGE_PYTHON=OFF -DLORA_EDGE_FUZZ=ON
 	PATH=$(CURDIR)/$(BIN):$$PATH cmake --build $(FUZZ)
 	mkdir -p $(FUZZ)/corpus
 	LORA_EDGE_ISA=$(FUZZ_ISA) $(FUZZ)/fuzz_gguf -max_total_time=$(FUZZ_SECONDS) -timeout=2 -max_len=16384 \
