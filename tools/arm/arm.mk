@@ -10,7 +10,7 @@ ARM_PART_cortex-a76 := 2/2
 ARM_KERNEL_CPUS := cortex-a53 cortex-a72 cortex-a76 max
 
 # Tests of Python that runs no kernels, or none of its own: the same on every machine, and slow under emulation.
-ARM_LEFT_OUT := adapter_docs bench_cli chat convert convert_* cuda_* encoder_* export extract fit hub merge safetensors_file tasks tokenizer \
+ARM_LEFT_OUT := adapter_docs bench_cli chat convert convert_* cuda_* encoder_* export extract fit hub merge plan safetensors_file tasks tokenizer \
     torch_file train_* verify
 
 ARM := build/arm
@@ -26,10 +26,13 @@ ARM_REQUIRES = /usr/bin/python3 -c 'import sys, tomllib; \
     "build": t["build-system"]["requires"], "test": p["dependencies"] + p["optional-dependencies"]["test"]}; \
     print(*lists[sys.argv[1]], sep="\n")'
 
-# make arm-kernels: the kernel check of make arm alone.
-.PHONY: arm-kernels
+# make arm-kernels: the kernel check of make arm alone. One CPU keeps one core busy.
+.PHONY: arm-kernels $(ARM_KERNEL_CPUS:%=arm-kernels-%)
 arm-kernels: $(ARM)/wheel.stamp | arm-tools
-	for cpu in $(ARM_KERNEL_CPUS); do QEMU_CPU=$$cpu qemu-aarch64-static -L $(ARM_ROOT) $(ARM)/cmake/check_kernels || exit 1; done
+	$(MAKE) -j2 --output-sync=target $(ARM_KERNEL_CPUS:%=arm-kernels-%)
+
+$(ARM_KERNEL_CPUS:%=arm-kernels-%): arm-kernels-%: $(ARM)/wheel.stamp | arm-tools
+	QEMU_CPU=$* qemu-aarch64-static -L $(ARM_ROOT) $(ARM)/cmake/check_kernels
 
 # make arm-counts: counts the instructions of the ARM kernels into bench/arm_instructions.md, with llvm-mca's cycles.
 # make arm-counts-check: fails where a kernel needs over 2 % more than recorded there.
@@ -43,10 +46,9 @@ arm-counts-check: $(ARM)/wheel.stamp | arm-tools
 
 .PHONY: arm arm-tools $(ARM_CPUS:%=arm-%)
 arm: arm-kernels arm-counts-check
-	$(MAKE) -j2 --output-sync=target $(ARM_CPUS:%=arm-%) # each keeps one core busy
+	$(MAKE) -j2 --output-sync=target $(ARM_CPUS:%=arm-%)
 
 $(ARM_CPUS:%=arm-%): arm-%: $(ARM)/wheel.stamp $(ARM)/site.stamp | arm-tools
-	QEMU_CPU=$* qemu-aarch64-static -L $(ARM_ROOT) $(ARM)/cmake/check_kernels
 	$(if $(ARM_SHARED),EMULATED_PART=$(ARM_PART_$*)) QEMU_CPU=$* PYTHONPATH=tools/arm sh $(ARM_PYTHON) -m pytest -p emulated -p no:cacheprovider -m 'not slow' \
 	    $(ARM_LEFT_OUT:%=--ignore-glob='tests/python/test_%.py') tests/python
 
